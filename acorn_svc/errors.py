@@ -1,0 +1,123 @@
+"""Every error that Acorn raises on purpose.
+
+    AcornError                    error
+    ├── BadInput                  bad_input             the caller's data or request is unusable
+    │   ├── BadImage              bad_image             an image file that cannot be decoded
+    │   ├── BadModel              bad_model             an .acorn file or checkpoint that is damaged
+    │   ├── BadRequest            bad_request           a parameter, region or size with no meaning
+    │   ├── UnsupportedMedia      unsupported_media     a file of a kind that Acorn doesn't read
+    │   └── LimitExceeded         limit_exceeded        well-formed, but larger than allowed
+    │       └── TooManyBytes      too_large             more bytes than allowed
+    ├── NotFound                  not_found             no such thing
+    ├── Conflict                  conflict              the thing isn't in a state that allows this
+    ├── Unavailable               unavailable           try again later
+    ├── InsufficientStorage       insufficient_storage  the disk is full
+    └── FitFailed                 fit_failed            training could not go on
+
+The second column is `code`, a stable name for programs. `str(error)` is one sentence for people; it
+never holds a path, a query or a traceback.
+"""
+
+# ruff: noqa: N818  the names say what is wrong; that it is an error, the tree says
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class AcornError(Exception):
+    """The root of the tree: a `code` for programs, a sentence for people.
+
+    `limit` names the limit that was met and `value` is what that limit allows, when there is one.
+    """
+
+    code: ClassVar[str] = "error"
+
+    def __init__(self, message: str, *, limit: str | None = None, value: float | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.limit = limit
+        self.value = value
+
+
+class BadInput(AcornError):
+    """The caller's data or request is unusable."""
+
+    code = "bad_input"
+
+
+class BadImage(BadInput):
+    """An image file that is damaged or that holds something Acorn cannot represent."""
+
+    code = "bad_image"
+
+
+class BadModel(BadInput):
+    """An `.acorn` file or a checkpoint that is damaged, cut or not one at all."""
+
+    code = "bad_model"
+
+
+class BadRequest(BadInput):
+    """A parameter, region or size that has no meaning."""
+
+    code = "bad_request"
+
+
+class UnsupportedMedia(BadInput):
+    """A file of a kind that Acorn doesn't read, recognised by its content."""
+
+    code = "unsupported_media"
+
+
+class LimitExceeded(BadInput):
+    """Well-formed input that is larger than the limit named in `limit` allows."""
+
+    code = "limit_exceeded"
+
+
+class TooManyBytes(LimitExceeded):
+    """More bytes than allowed."""
+
+    code = "too_large"
+
+
+class NotFound(AcornError):
+    """There is no such thing."""
+
+    code = "not_found"
+
+
+class Conflict(AcornError):
+    """The thing isn't in a state that allows this."""
+
+    code = "conflict"
+
+
+class Unavailable(AcornError):
+    """The service cannot do this now; `retry_after` (seconds) says when to ask again."""
+
+    code = "unavailable"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after: int = 5,
+        limit: str | None = None,
+        value: float | None = None,
+    ) -> None:
+        super().__init__(message, limit=limit, value=value)
+        self.retry_after = retry_after
+
+
+class InsufficientStorage(AcornError):
+    """There isn't enough room left on the disk."""
+
+    code = "insufficient_storage"
+
+
+class FitFailed(AcornError):
+    """Training could not go on."""
+
+    code = "fit_failed"
