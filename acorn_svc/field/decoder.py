@@ -1,0 +1,55 @@
+"""From features to values: one small MLP for each scale (ACORN, section 3.2).
+
+The weights of all scales are stacked, so that scale ``s`` uses ``decoder.<i>.weight[s]``.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from acorn_svc.field.reader import SLOTS
+from acorn_svc.field.state import Architecture
+
+Layer = tuple[Tensor, Tensor]
+
+
+def layer_sizes(architecture: Architecture, channels: int) -> list[int]:
+    """Units of each layer of the decoder, input and output included."""
+    hidden = [architecture.decoder_width] * architecture.decoder_layers
+    return [SLOTS * architecture.features, *hidden, channels]
+
+
+def initial_decoder(
+    architecture: Architecture, channels: int, scales: int, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """Weights ``decoder.<i>.weight [scales, in, out]`` and ``decoder.<i>.bias [scales, out]``."""
+    sizes = layer_sizes(architecture, channels)
+    weights: dict[str, Tensor] = {}
+    for number, (fan_in, fan_out) in enumerate(pairwise(sizes)):
+        uniform = torch.rand(scales, fan_in, fan_out, generator=generator) * 2 - 1
+        weights[f"decoder.{number}.weight"] = uniform * math.sqrt(3 / fan_in)
+        weights[f"decoder.{number}.bias"] = torch.zeros(scales, fan_out)
+    weights[f"decoder.{len(sizes) - 2}.bias"] += 0.5
+    return weights
+
+
+def scale_layers(weights: dict[str, Tensor], scale: int) -> list[Layer]:
+    """The layers ``[(weight [in, out], bias [out])]`` of the decoder of one scale."""
+    count = sum(name.startswith("decoder.") for name in weights) // 2
+    return [
+        (weights[f"decoder.{number}.weight"][scale], weights[f"decoder.{number}.bias"][scale])
+        for number in range(count)
+    ]
+
+
+def decode(inputs: Tensor, layers: list[Layer]) -> Tensor:
+    """``[n, in] -> [n, out]``; ReLU between layers, none after the last."""
+    hidden = inputs
+    for weight, bias in layers[:-1]:
+        hidden = torch.addmm(bias, hidden, weight).relu_()
+    weight, bias = layers[-1]
+    return torch.addmm(bias, hidden, weight)

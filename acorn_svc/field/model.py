@@ -1,0 +1,410 @@
+"""The field: a picture that can be asked for any region at any scale."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from acorn_svc.errors import BadModel, BadRequest
+from acorn_svc.field.conventions import depth_for, extent_for, scaled_size
+from acorn_svc.field.decoder import decode, initial_decoder, layer_sizes, scale_layers
+from acorn_svc.field.encoders import FEATURES, VertexFeatures, initial_encoder, mlp_sizes
+from acorn_svc.field.lattice import Lattice
+from acorn_svc.field.reader import Reader
+from acorn_svc.field.resample import area_mean
+from acorn_svc.field.state import Architecture, FieldInfo, FieldState, FitRecord, Signal
+from acorn_svc.field.tree import Tree
+
+Region = tuple[float, float, float, float]
+Size = tuple[int, int]
+FloatImage = NDArray[np.float32]
+
+STRIP_ROWS = 256
+BLOCKS_AT_ONCE = 64
+POINTS_AT_ONCE = 1 << 15
+MAX_SUPERSAMPLING = 3
+TOLERANCE = 1e-9
+
+
+def empty_tree(signal: Signal, cells: int) -> Tree:
+    """The one-block tree over a signal."""
+    return Tree.root(depth_for(signal.size, cells), extent_for(signal.size, cells))
+
+
+def initial_parameters(
+    architecture: Architecture, signal: Signal, lattice: Lattice, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """All parameters of a field to start from: encoder and one decoder for each scale."""
+    return {
+        **initial_encoder(architecture, lattice, generator),
+        **initial_decoder(architecture, signal.channels, lattice.tree.depth + 1, generator),
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class Field:
+    """A signal as a tree of feature blocks and a decoder; immutable.
+
+    Attributes:
+        signal: size, channels and bit depth.
+        architecture: shape of the networks.
+        lattice: blocks and their vertices.
+        parameters: ``float32`` tensors of encoder and decoders.
+        record: how it was fitted.
+    """
+
+    signal: Signal
+    architecture: Architecture
+    lattice: Lattice
+    parameters: dict[str, Tensor]
+    record: FitRecord = field(default_factory=FitRecord)
+
+    @property
+    def width(self) -> int:
+        """Pixels."""
+        return self.signal.width
+
+    @property
+    def height(self) -> int:
+        """Pixels."""
+        return self.signal.height
+
+    @property
+    def channels(self) -> int:
+        """1 to 4."""
+        return self.signal.channels
+
+    @property
+    def bit_depth(self) -> int:
+        """8 or 16."""
+        return self.signal.bit_depth
+
+    @property
+    def encoder(self) -> str:
+        """``"grid"`` or ``"coordinate"``."""
+        return self.architecture.encoder
+
+    @property
+    def depth(self) -> int:
+        """Level of the finest possible block; also the coarsest scale that has a decoder."""
+        return self.lattice.tree.depth
+
+    # --- looking ---
+
+    def render(self, region: Region | None = None, size: Size | None = None) -> NDArray[np.uint8 | np.uint16]:
+        """Renders a picture.
+
+        Args:
+            region: ``(x, y, width, height)`` in pixels of the full image, within it; default all.
+            size: output ``(width, height)`` in pixels; default the region's own, rounded.
+
+        Returns:
+            ``[height, width, channels]`` of the signal's bit depth, alpha straight.
+
+        Raises:
+            BadRequest: the region does not lie in the image, or the size is not positive.
+        """
+        return np.concatenate(list(self.render_strips(region, size)))
+
+    def render_strips(
+        self, region: Region | None = None, size: Size | None = None, rows: int = STRIP_ROWS
+    ) -> Iterator[NDArray[np.uint8 | np.uint16]]:
+        """The same picture as :meth:`render`, in strips of ``rows`` rows, in bounded memory."""
+        region, size = self._checked(region, size)
+        return (self._to_integers(strip) for strip in self._strips(region, size, rows))
+
+    def render_values(self, region: Region | None = None, size: Size | None = None) -> FloatImage:
+        """Like :meth:`render`, but unclipped ``float32`` with premultiplied alpha."""
+        region, size = self._checked(region, size)
+        return np.concatenate(list(self._strips(region, size, STRIP_ROWS)))
+
+    def render_scale(self, scale: int, rows: range | None = None) -> FloatImage:
+        """The area-filtered signal of one scale, or some rows of it, as unclipped values.
+
+        Args:
+            scale: 0 to ``depth``.
+            rows: rows of pixels of that scale; default all.
+        """
+        rows = rows or range(scaled_size(self.height, scale))
+        return self._pixels(range(scaled_size(self.width, scale)), rows, scale)
+
+    def query(self, points: NDArray[np.float64], pixel_size: float = 1.0) -> FloatImage:
+        """Values at points.
+
+        Args:
+            points: ``[n, 2]``, x and y in pixels of the full image; outside it the border is repeated.
+            pixel_size: side of the area that a value stands for, in full-size pixels; below 1 as 1.
+                Between two scales the values are blended.
+
+        Returns:
+            ``[n, channels]``, 0 to 1, straight alpha.
+
+        Raises:
+            BadRequest: points are not finite or not of that shape, or the pixel size is not positive.
+        """
+        points = np.asarray(points, np.float64)
+        if points.ndim != 2 or points.shape[1] != 2 or not np.isfinite(points).all():
+            raise BadRequest("points must be a list of finite [x, y] pairs")
+        if not (math.isfinite(pixel_size) and pixel_size > 0):
+            raise BadRequest("pixel_size must be positive and finite")
+        exponent = min(max(math.log2(pixel_size), 0.0), float(self.depth))
+        scale = min(int(exponent), max(self.depth - 1, 0))
+        blend = exponent - scale
+        values = self._points(points, scale)
+        if blend:
+            values = (1 - blend) * values + blend * self._points(points, scale + 1)
+        return self._straight(np.clip(values, 0, 1))
+
+    def blocks(self) -> NDArray[np.int64]:
+        """``[leaves, 4]``: x, y and side in pixels (a block may stick out of the image), level."""
+        tree = self.lattice.tree
+        levels = tree.levels[tree.leaf_rows].astype(np.int64)
+        side = self.architecture.cells << (tree.depth - levels)
+        corners = tree.coordinates[tree.leaf_rows] * side[:, None]
+        return np.concatenate([corners, side[:, None], levels[:, None]], axis=1)
+
+    def info(self) -> FieldInfo:
+        """A summary."""
+        tree = self.lattice.tree
+        return FieldInfo(
+            **asdict(self.signal),
+            encoder=self.encoder,
+            blocks=len(tree.leaf_rows),
+            levels=int(tree.levels.max()) + 1,
+            parameters=self.parameter_count,
+            **asdict(self.record),
+        )
+
+    @property
+    def parameter_count(self) -> int:
+        """Learned numbers: encoder and decoders."""
+        total = sum(tensor.numel() for tensor in self.parameters.values())
+        return total - (self.architecture.features if FEATURES in self.parameters else 0)
+
+    # --- rendering ---
+
+    @cached_property
+    def _reader(self) -> Reader:
+        return Reader(self.lattice)
+
+    @cached_property
+    def _features(self) -> Tensor:
+        with torch.inference_mode():
+            return VertexFeatures(self.architecture, self.lattice)(self.parameters)
+
+    @cached_property
+    def _folded(self) -> Tensor:
+        with torch.inference_mode():
+            return self._reader.fold(self._features)
+
+    def _checked(self, region: Region | None, size: Size | None) -> tuple[Region, Size]:
+        region = (0, 0, self.width, self.height) if region is None else region
+        x, y, width, height = region
+        inside = (
+            all(math.isfinite(value) for value in region)
+            and min(x, y) >= 0
+            and min(width, height) > TOLERANCE
+            and x + width <= self.width + TOLERANCE
+            and y + height <= self.height + TOLERANCE
+        )
+        if not inside:
+            raise BadRequest(
+                f"the region must lie in the image, {self.width} x {self.height} pixels, and not be empty"
+            )
+        size = size or (max(1, round(width)), max(1, round(height)))
+        if min(size) < 1:
+            raise BadRequest("the size must be at least 1 x 1 pixels")
+        return region, size
+
+    def _strips(self, region: Region, size: Size, rows: int) -> Iterator[FloatImage]:
+        x, y, width, height = region
+        pixel = height / size[1]
+        for start in range(0, size[1], rows):
+            stop = min(start + rows, size[1])
+            yield self._strip((x, y + start * pixel, width, (stop - start) * pixel), (size[0], stop - start))
+
+    def _strip(self, region: Region, size: Size) -> FloatImage:
+        x, y, width, height = region
+        across = (x, width, size[0], self.width)
+        down = (y, height, size[1], self.height)
+        scale = self._scale_for(width / size[0], height / size[1])
+        columns, lines = _Axis.plan(*across, scale), _Axis.plan(*down, scale)
+        if columns.pixels is not None and lines.pixels is not None:
+            values = self._pixels(columns.pixels, lines.pixels, scale)
+        else:
+            grid = np.stack(np.meshgrid(columns.centres, lines.centres), axis=-1)
+            values = self._points(grid.reshape(-1, 2), scale).reshape(*grid.shape[:2], -1)
+        values = lines.reduce(values)
+        return columns.reduce(values.swapaxes(0, 1)).swapaxes(0, 1)
+
+    def _scale_for(self, pixel_width: float, pixel_height: float) -> int:
+        """The scale to render at: not coarser than the output's finer axis, nor needlessly fine."""
+        finer = math.floor(math.log2(min(pixel_width, pixel_height)) + TOLERANCE)
+        coarser = math.floor(math.log2(max(pixel_width, pixel_height)) + TOLERANCE)
+        return min(max(finer, coarser - MAX_SUPERSAMPLING, 0), self.depth)
+
+    @torch.inference_mode()
+    def _pixels(self, columns: range, rows: range, scale: int) -> FloatImage:
+        """Pixels of one scale ``[rows, columns, channels]``, block by block."""
+        cells = self.architecture.cells
+        layers = scale_layers(self.parameters, scale)
+        first = (columns.start // cells, rows.start // cells)
+        counts = (-(-columns.stop // cells) - first[0], -(-rows.stop // cells) - first[1])
+        blocks = torch.cartesian_prod(torch.arange(counts[1]), torch.arange(counts[0])).flip(1)
+        corners = (blocks.reshape(-1, 2) + torch.tensor(first)) * cells
+        canvas = np.empty((counts[1], cells, counts[0], cells, self.channels), np.float32)
+        for start in range(0, len(corners), BLOCKS_AT_ONCE):
+            part = corners[start : start + BLOCKS_AT_ONCE]
+            inputs = self._reader.patches(self._features, part, scale, cells, self._folded)
+            values = decode(inputs.reshape(-1, inputs.shape[2]), layers).numpy()
+            place = blocks.reshape(-1, 2)[start : start + BLOCKS_AT_ONCE].numpy()
+            canvas[place[:, 1], :, place[:, 0]] = values.reshape(cells, cells, len(part), -1).transpose(
+                2, 0, 1, 3
+            )
+        image = canvas.reshape(counts[1] * cells, counts[0] * cells, self.channels)
+        top, left = rows.start - first[1] * cells, columns.start - first[0] * cells
+        return image[top : top + len(rows), left : left + len(columns)]
+
+    @torch.inference_mode()
+    def _points(self, points: NDArray[np.float64], scale: int) -> FloatImage:
+        layers = scale_layers(self.parameters, scale)
+        limit = np.array(self.signal.size, np.float64)
+        positions = torch.from_numpy(np.clip(points, 0, limit))
+        values = [
+            decode(self._reader.points(self._features, part, scale, self._folded), layers)
+            for part in torch.split(positions, POINTS_AT_ONCE)
+        ]
+        return torch.cat(values).numpy()
+
+    def _straight(self, values: FloatImage) -> FloatImage:
+        if not self.signal.has_alpha:
+            return values
+        alpha = values[..., -1:]
+        colour = np.divide(values[..., :-1], alpha, out=np.zeros_like(values[..., :-1]), where=alpha > 1e-4)
+        return np.concatenate([np.clip(colour, 0, 1), alpha], axis=-1)
+
+    def _to_integers(self, values: FloatImage) -> NDArray[np.uint8 | np.uint16]:
+        top = (1 << self.bit_depth) - 1
+        dtype = np.uint8 if self.bit_depth == 8 else np.uint16
+        return np.rint(self._straight(np.clip(values, 0, 1)) * top).astype(dtype)
+
+    # --- plain data ---
+
+    def to_state(self) -> FieldState:
+        """The field as plain arrays."""
+        tree = self.lattice.tree
+        arrays = {name: tensor.numpy() for name, tensor in self.parameters.items()}
+        empty = np.empty((0, self.architecture.features), np.float32)
+        features = arrays.pop(FEATURES)[1:] if FEATURES in arrays else empty
+        header = {
+            **asdict(self.signal),
+            "architecture": asdict(self.architecture),
+            "tree": {"dimension": tree.dimension, "depth": tree.depth, "extent": list(tree.extent)},
+            "fit": asdict(self.record),
+        }
+        offsets = self.lattice.offsets if len(features) else np.zeros(len(tree) + 1, np.int64)
+        return FieldState(header, tree.levels, tree.indices, features, offsets, arrays)
+
+    @staticmethod
+    def from_state(state: FieldState) -> Field:
+        """Rebuilds a field.
+
+        Raises:
+            BadModel: the arrays do not fit together.
+        """
+        try:
+            return _rebuild(state)
+        except (KeyError, TypeError, ValueError) as error:
+            raise BadModel(f"the model's parts do not fit together: {error}") from error
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """How one axis of an output strip is made from samples of a scale."""
+
+    pixels: range | None
+    centres: NDArray[np.float64]
+    edges: NDArray[np.float64]
+    bounds: NDArray[np.float64]
+
+    @staticmethod
+    def plan(start: float, length: float, count: int, limit: int, scale: int) -> _Axis:
+        """Output of ``count`` pixels over ``start .. start + length`` of an axis of ``limit`` pixels."""
+        bounds = np.clip(start + np.arange(count + 1) * (length / count), 0, limit)
+        side = 1 << scale
+        if length / count < side - TOLERANCE:
+            centres = (bounds[:-1] + bounds[1:]) / 2
+            return _Axis(None, centres, bounds, bounds)
+        first = math.floor(start / side + TOLERANCE)
+        last = min(math.ceil((start + length) / side - TOLERANCE), scaled_size(limit, scale))
+        pixels = range(first, max(last, first + 1))
+        edges = np.minimum(np.arange(pixels.start, pixels.stop + 1) * float(side), limit)
+        return _Axis(pixels, np.arange(first + 0.5, pixels.stop) * side, edges, bounds)
+
+    def reduce(self, values: FloatImage) -> FloatImage:
+        """Means of ``values [samples, ...]`` over the output's pixels."""
+        if self.pixels is None or len(self.edges) == len(self.bounds):
+            return values
+        return area_mean(values, self.edges, np.clip(self.bounds, self.edges[0], self.edges[-1]))
+
+
+def _rebuild(state: FieldState) -> Field:
+    header: dict[str, Any] = state.header
+    signal = Signal(**{key: header[key] for key in ("width", "height", "channels", "bit_depth", "kind")})
+    architecture = Architecture(**header["architecture"])
+    shape = header["tree"]
+    tree = Tree(shape["dimension"], shape["depth"], tuple(shape["extent"]), state.levels, state.indices)
+    _check_shape(signal, architecture, tree)
+    tree.validate()
+    lattice = Lattice.build(tree, architecture.cells)
+    parameters = {name: torch.from_numpy(array) for name, array in state.weights.items()}
+    if architecture.encoder == "grid":
+        if not np.array_equal(lattice.offsets, state.offsets):
+            raise ValueError("the feature chunks do not follow the tree")
+        zero = np.zeros((1, architecture.features), np.float32)
+        parameters[FEATURES] = torch.from_numpy(np.concatenate([zero, state.features]))
+    shapes = {name: tuple(tensor.shape) for name, tensor in parameters.items()}
+    if shapes != _expected_shapes(architecture, signal, lattice):
+        raise ValueError("the weights do not have the shapes that the header declares")
+    return Field(signal, architecture, lattice, parameters, FitRecord(**header["fit"]))
+
+
+def _expected_shapes(
+    architecture: Architecture, signal: Signal, lattice: Lattice
+) -> dict[str, tuple[int, ...]]:
+    """Shapes of all parameters, without making any: a header may declare more than memory holds."""
+    scales = lattice.tree.depth + 1
+    shapes: dict[str, tuple[int, ...]] = {}
+    for number, layer in enumerate(pairwise(layer_sizes(architecture, signal.channels))):
+        shapes[f"decoder.{number}.weight"] = (scales, *layer)
+        shapes[f"decoder.{number}.bias"] = (scales, layer[1])
+    if architecture.encoder == "grid":
+        return {**shapes, FEATURES: (lattice.vertices + 1, architecture.features)}
+    for number, layer in enumerate(pairwise(mlp_sizes(architecture, lattice.tree.dimension))):
+        shapes[f"encoder.{number}.weight"] = layer
+        shapes[f"encoder.{number}.bias"] = (layer[1],)
+    return shapes
+
+
+def _check_shape(signal: Signal, architecture: Architecture, tree: Tree) -> None:
+    cells = architecture.cells
+    if signal.kind != "image" or min(signal.size) < 1:
+        raise ValueError("only images of at least one pixel are known")
+    if signal.channels not in (1, 2, 3, 4) or signal.bit_depth not in (8, 16):
+        raise ValueError("an image has 1 to 4 channels of 8 or 16 bits")
+    if architecture.encoder not in ("grid", "coordinate"):
+        raise ValueError(f"unknown encoder {architecture.encoder!r}")
+    if cells not in (2, 4, 8, 16, 32, 64):
+        raise ValueError("cells must be a power of two from 2 to 64")
+    expected = empty_tree(signal, cells)
+    if (tree.depth, tree.extent) != (expected.depth, expected.extent):
+        raise ValueError("the tree does not cover the image")
