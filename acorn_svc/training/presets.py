@@ -1,0 +1,181 @@
+"""What a person chooses, turned into the numbers that the loop needs."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, get_args
+
+from acorn_svc.errors import BadRequest
+from acorn_svc.field.state import Architecture, EncoderName
+from acorn_svc.training.targets import ImageTarget
+
+PresetName = Literal["draft", "standard", "fine"]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """How much a field may hold and how long it is trained.
+
+    Attributes:
+        pixels_per_block: full-size pixels for each leaf of the budget, until
+        max_blocks: is reached.
+        samples_per_block: pixels visited during the fit, for each leaf of the budget.
+    """
+
+    pixels_per_block: int
+    max_blocks: int
+    samples_per_block: int
+
+
+PRESETS: dict[str, Preset] = {
+    "draft": Preset(pixels_per_block=1600, max_blocks=2048, samples_per_block=15_000),
+    "standard": Preset(pixels_per_block=820, max_blocks=8192, samples_per_block=45_000),
+    "fine": Preset(pixels_per_block=500, max_blocks=32_768, samples_per_block=150_000),
+}
+MIN_BLOCKS = 16
+COORDINATE_MAX_BLOCKS = 1024
+MAX_BLOCKS = 1 << 18
+MAX_STEPS = 10_000_000
+MAX_SECONDS = 7 * 24 * 3600.0
+PATCH_SIDE = 4
+PATCHES = 512
+MAX_PATCHES = 4096
+BLOCKS_PER_PATCH = 2
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """Everything that determines a fit.
+
+    Attributes:
+        preset: name it was made from.
+        architecture: shape of the networks.
+        blocks: most leaves of the tree.
+        steps: optimiser steps; a time limit replaces them.
+        seconds: time to fit in; the speed is measured once and the steps fixed by it.
+        psnr: decibels at which to stop early.
+        seed: of all randomness.
+        threads: of the computation; the result depends on them to the last bit.
+        patches: squares of ``PATCH_SIDE`` pixels drawn for one step.
+        encoder_rate: learning rate of features or encoder.
+        decoder_rate: learning rate of the decoders.
+        final_rate: factor on both at the last step (cosine schedule).
+        full_size_share: share of the steps that train scale 0.
+        reallocations: how often the tree is re-decided,
+        reallocation_end: within this share of the steps.
+        alpha: what a merge is predicted to cost; see :func:`acorn_svc.field.allocation.allocate`.
+        beta: what a split is predicted to gain; likewise.
+    """
+
+    preset: str
+    architecture: Architecture
+    blocks: int
+    steps: int
+    seconds: float | None = None
+    psnr: float | None = None
+    seed: int = 0
+    threads: int = 1
+    patches: int = PATCHES
+    encoder_rate: float = 2e-2
+    decoder_rate: float = 5e-3
+    final_rate: float = 0.03
+    full_size_share: float = 0.75
+    reallocations: int = 4
+    reallocation_end: float = 0.5
+    alpha: float = 4.0
+    beta: float = -0.1
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object; :meth:`from_json` reads it."""
+        return asdict(self)
+
+    @staticmethod
+    def from_json(document: dict[str, Any]) -> FitConfig:
+        """Inverse of :meth:`to_json`."""
+        return FitConfig(**{**document, "architecture": Architecture(**document["architecture"])})
+
+
+def configure(
+    target: ImageTarget,
+    preset: str = "standard",
+    *,
+    seconds: float | None = None,
+    steps: int | None = None,
+    psnr: float | None = None,
+    blocks: int | None = None,
+    encoder: str | None = None,
+    seed: int = 0,
+    threads: int | None = None,
+) -> FitConfig:
+    """Chooses sensible numbers for an image.
+
+    Args:
+        target: the image.
+        preset: ``"draft"``, ``"standard"`` or ``"fine"``.
+        seconds: fit for this long.
+        steps: fit for so many steps; not together with ``seconds``.
+        psnr: stop as soon as this many decibels are reached.
+        blocks: most leaves of the tree.
+        encoder: ``"grid"`` (default) or ``"coordinate"``.
+        seed: of all randomness.
+        threads: default all cores.
+
+    Raises:
+        BadRequest: a value is unknown or out of range.
+    """
+    _check(preset, seconds, steps, psnr, blocks, encoder, seed, threads)
+    choice = PRESETS[preset]
+    pixels = target.signal.width * target.signal.height
+    most = COORDINATE_MAX_BLOCKS if encoder == "coordinate" else choice.max_blocks
+    blocks = blocks or min(max(pixels // choice.pixels_per_block, MIN_BLOCKS), most)
+    patches = min(max(blocks // BLOCKS_PER_PATCH, PATCHES), MAX_PATCHES)
+    samples = choice.samples_per_block * blocks
+    config = FitConfig(
+        preset=preset,
+        architecture=Architecture(),
+        blocks=blocks,
+        steps=steps or max(200, samples // (patches * PATCH_SIDE**2)),
+        seconds=seconds,
+        psnr=psnr,
+        seed=seed,
+        threads=threads or len(os.sched_getaffinity(0)),
+        patches=patches,
+    )
+    return _coordinate(config) if encoder == "coordinate" else config
+
+
+def _coordinate(config: FitConfig) -> FitConfig:
+    """Wide and shallow: at equal parameters 2 dB ahead of ACORN's five layers of 256 after 200 steps."""
+    architecture = Architecture(encoder="coordinate", encoder_width=448, encoder_layers=0)
+    return replace(config, architecture=architecture, encoder_rate=5e-3)
+
+
+def _check(
+    preset: str,
+    seconds: float | None,
+    steps: int | None,
+    psnr: float | None,
+    blocks: int | None,
+    encoder: str | None,
+    seed: int,
+    threads: int | None,
+) -> None:
+    if preset not in PRESETS:
+        raise BadRequest(f"unknown preset {preset!r}; known: {', '.join(PRESETS)}")
+    if encoder is not None and encoder not in get_args(EncoderName):
+        raise BadRequest(f"unknown encoder {encoder!r}; known: {', '.join(get_args(EncoderName))}")
+    if seconds is not None and steps is not None:
+        raise BadRequest("give seconds or steps, not both")
+    _in_range("seconds", seconds, 0.1, MAX_SECONDS)
+    _in_range("steps", steps, 1, MAX_STEPS)
+    _in_range("psnr", psnr, 1, 100)
+    _in_range("blocks", blocks, 1, MAX_BLOCKS)
+    _in_range("seed", seed, 0, 2**63 - 1)
+    _in_range("threads", threads, 1, 1024)
+
+
+def _in_range(name: str, value: float | None, low: float, high: float) -> None:
+    if value is not None and not (math.isfinite(value) and low <= value <= high):
+        raise BadRequest(f"{name} must lie between {low} and {high}, not {value}")
