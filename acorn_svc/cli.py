@@ -1,0 +1,377 @@
+"""The command line: `acorn fit | render | info | serve | demo | doctor`.
+
+Heavy libraries are imported by the commands that need them, so that help comes at once.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TypeVar, cast
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from acorn_svc.errors import AcornError, BadRequest
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from pydantic import ValidationError
+
+    from acorn_svc.field.model import Field
+    from acorn_svc.formats.checkpoint import Checkpoint
+    from acorn_svc.settings import Settings
+    from acorn_svc.training.loop import Progress as FitProgress
+    from acorn_svc.training.state import FitState
+
+CHECKPOINT_SECONDS = 15.0
+INTERRUPTED = 130
+PICTURE_SUFFIXES = {".png": "png", ".tif": "tif", ".tiff": "tif", ".jpg": "jpg", ".jpeg": "jpg",
+                    ".webp": "webp"}  # fmt: skip
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="Images as adaptive neural fields: fit one, look at it at any scale, serve it.\n\n"
+    "A first try:  `acorn fit photo.jpg -o photo.acorn`, then "
+    "`acorn render photo.acorn -o again.png`. Or see it all at once: `acorn demo`.",
+)
+out = Console()
+err = Console(stderr=True)
+
+Model = Annotated[
+    Path, typer.Argument(metavar="X.acorn", exists=True, dir_okay=False, help="A fitted field.")
+]
+Preset = Literal["draft", "standard", "fine"]
+Encoder = Literal["grid", "coordinate"]
+Box = tuple[float, float, float, float]
+N = TypeVar("N", int, float)
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Runs the program; our errors become one sentence and exit code 1, wrong usage 2."""
+    try:
+        app(arguments)
+    except AcornError as error:
+        _fail(str(error))
+    except OSError as error:
+        _fail(f"{error.filename or 'The system'}: {error.strerror or error}.")
+    sys.exit(0)
+
+
+def _fail(sentence: str) -> NoReturn:
+    err.print(f"[bold red]Error:[/] {sentence}", highlight=False, soft_wrap=True)
+    sys.exit(1)
+
+
+@app.command(
+    epilog="**Examples**\n\n"
+    "`acorn fit photo.jpg -o photo.acorn` - the standard preset\n\n"
+    "`acorn fit photo.jpg -o photo.acorn --preset draft --seconds 10` - a quick look\n\n"
+    "`acorn fit photo.jpg -o photo.acorn --psnr 40` - stop when it is as good as that\n\n"
+    "`acorn fit photo.jpg -o photo.acorn --resume` - go on after Ctrl-C or a loss of power"
+)
+def fit(
+    image: Annotated[
+        Path,
+        typer.Argument(metavar="IMAGE", exists=True, dir_okay=False, help="JPEG, PNG, WebP or TIFF."),
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="X.acorn", help="The file to write.")],
+    preset: Annotated[Preset, typer.Option(help="How much effort to spend.")] = "standard",
+    seconds: Annotated[float | None, typer.Option(min=0.1, max=1e7, help="Fit for about this long.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, max=10**9, help="Fit for this many steps.")] = None,
+    psnr: Annotated[float | None, typer.Option(min=1, max=120, help="Stop at this quality, in dB.")] = None,
+    blocks: Annotated[
+        int | None, typer.Option(min=1, max=4_000_000, help="At most this many leaf blocks.")
+    ] = None,
+    encoder: Annotated[
+        Encoder | None,
+        typer.Option(help="Where blocks get their features: learned (grid) or made by a network."),
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="Processor threads; default all.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of all random choices.")] = 0,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the checkpoint X.acorn.state.")
+    ] = False,
+) -> None:
+    """Fit a field to an image and write it to a file.
+
+    A checkpoint is kept beside the output while the fit runs and on Ctrl-C, and removed at the end.
+    """
+    options = {
+        "preset": preset, "seconds": seconds, "steps": steps, "psnr": psnr, "blocks": blocks,
+        "encoder": encoder, "threads": threads, "seed": seed,
+    }  # fmt: skip
+    _check_folder(output)
+    last = _fit(image, output, options, resume=resume)
+    size = output.stat().st_size
+    out.print(
+        f"{output}: {_decibels(last.psnr)}, {last.blocks} blocks, {last.parameters} parameters, "
+        f"{size} bytes, {last.seconds:.1f} s",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+@app.command(
+    epilog="**Examples**\n\n"
+    "`acorn render photo.acorn -o whole.png` - all of it, at its own size\n\n"
+    "`acorn render photo.acorn -o small.jpg --size 800,600` - at any other size\n\n"
+    "`acorn render photo.acorn -o eye.png --region 210,90,64,64 --size 512,512` - a part, enlarged"
+)
+def render(
+    model: Model,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="A .png, .tif, .jpg or .webp file to write.")
+    ],
+    region: Annotated[
+        str | None,
+        typer.Option(metavar="x,y,w,h", help="In pixels of the full image; default all."),
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(metavar="w,h", help="Of the output; default that of the region.")
+    ] = None,
+) -> None:
+    """Render a field, or a region of it, as a picture of any size."""
+    suffix = output.suffix.lower()
+    if suffix not in PICTURE_SUFFIXES:
+        known = ", ".join(PICTURE_SUFFIXES)
+        raise typer.BadParameter(f"the output's name must end in one of {known}")
+    box = _numbers(region, "x,y,w,h", float) if region else None
+    pixels = _numbers(size, "w,h", int) if size else None
+    _check_folder(output)
+    _render(_read_field(model), output, PICTURE_SUFFIXES[suffix], box, pixels)
+
+
+@app.command()
+def info(
+    model: Model,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Show what a file holds.
+
+    Examples: `acorn info photo.acorn`, `acorn info photo.acorn --json | jq .psnr`
+    """
+    facts = _read_field(model).info().to_json() | {"bytes": model.stat().st_size}
+    if as_json:
+        print(json.dumps(facts, indent=2))
+        return
+    out.print(_two_columns(facts.items()))
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65_535, help="Port to listen on.")] = None,
+    data: Annotated[Path | None, typer.Option(help="The folder for everything kept.")] = None,
+) -> None:
+    """Start the service: page, REST API, IIIF and Deep Zoom, and the worker that fits.
+
+    All else is set by environment variables, ACORN_...; `docs/settings.md` lists them.
+    """
+    from acorn_svc.api.app import serve as run
+
+    run(_settings(host=host, port=port, data=data))
+
+
+@app.command()
+def demo(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65_535, help="Default 8000, or a free one.")] = None,
+    data: Annotated[Path | None, typer.Option(help="The folder for everything kept.")] = None,
+    browser: Annotated[bool, typer.Option(help="Open the page when there is a display.")] = True,
+) -> None:
+    """Start the service with a photo being fitted before your eyes."""
+    from acorn_svc import demo as demonstration
+    from acorn_svc.api.app import serve as run
+
+    photo = demonstration.photo()
+    settings = _settings(host=host, port=port or demonstration.free_port(host), data=data)
+    demonstration.show_when_ready(
+        f"http://{settings.host}:{settings.port}", photo, say=out.print, browser=browser
+    )
+    run(settings)
+
+
+@app.command()
+def doctor() -> None:
+    """Say what is installed and what works here."""
+    from acorn_svc import doctor as checks
+
+    findings = list(checks.examine())
+    table = Table("", "what", "found", box=None, show_header=False)
+    for finding in findings:
+        mark = "[green]ok[/]" if finding.works else "[red]missing[/]" if finding.needed else "-"
+        table.add_row(mark, finding.what, finding.found)
+    out.print(table)
+    if any(finding.needed and not finding.works for finding in findings):
+        raise typer.Exit(1)
+
+
+def _fit(image: Path, output: Path, options: dict[str, Any], *, resume: bool) -> FitProgress:
+    """Fits with a progress bar and checkpoints, writes the file; the last progress."""
+    from acorn_svc.formats.checkpoint import Checkpoint
+    from acorn_svc.formats.container import write_field
+    from acorn_svc.formats.images import read_image
+    from acorn_svc.training import loop
+    from acorn_svc.training.presets import configure
+    from acorn_svc.training.targets import ImageTarget
+
+    pixels = read_image(image)
+    target = ImageTarget(pixels)
+    checkpoint = Checkpoint(output.with_name(f"{output.name}.state"), pixels)
+    state = _begin(checkpoint, resume=resume)
+    with _asked_to_stop() as stop, _progress_bar() as show:
+        for progress in loop.fit(target, configure(target, **options), state):
+            show(progress)
+            if progress.stage == "done":
+                write_field(output, progress.field())
+            elif stop.is_set() or checkpoint.age >= CHECKPOINT_SECONDS:
+                checkpoint.write(progress.state())
+            if stop.is_set() and progress.stage != "done":
+                err.print("Stopped; the same command with --resume goes on from here.")
+                raise typer.Exit(INTERRUPTED)
+    checkpoint.remove()
+    return progress
+
+
+def _begin(checkpoint: Checkpoint, *, resume: bool) -> FitState | None:
+    """Where the fit goes on, if it was asked to and can."""
+    saved = checkpoint.read() if resume else None
+    if resume and saved is None:
+        err.print("There is no checkpoint; starting from the beginning.")
+    elif not resume and checkpoint.exists():
+        err.print("A checkpoint of an earlier fit will be replaced; --resume would go on from it.")
+    return saved
+
+
+@contextmanager
+def _asked_to_stop() -> Iterator[threading.Event]:
+    """An event that Ctrl-C or a polite kill sets; the second Ctrl-C interrupts as ever."""
+    event = threading.Event()
+    before = {int(number): signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def ask(number: int, _frame: FrameType | None) -> None:
+        event.set()
+        signal.signal(number, before[number])
+
+    for number in before:
+        signal.signal(number, ask)
+    try:
+        yield event
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _progress_bar() -> Iterator[Callable[[FitProgress], None]]:
+    """Draws what it is given: stage, PSNR, blocks, time left."""
+    columns = (
+        TextColumn("{task.description:10}"),
+        BarColumn(),
+        TextColumn("{task.fields[psnr]}  {task.fields[blocks]} blocks"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err) as bar:
+        task = bar.add_task("reading", total=None, psnr="", blocks=0)
+
+        def show(progress: FitProgress) -> None:
+            bar.update(
+                task, description=progress.stage, completed=progress.step,
+                total=progress.steps or None, psnr=_decibels(progress.psnr), blocks=progress.blocks,
+            )  # fmt: skip
+
+        yield show
+
+
+def _render(field: Field, output: Path, kind: str, region: Box | None, size: tuple[int, int] | None) -> None:
+    from acorn_svc.formats.files import replace_file
+
+    _, _, width, height = region or (0, 0, field.width, field.height)
+    size = size or (max(1, round(width)), max(1, round(height)))
+    replace_file(output, _picture(field, kind, region, size))
+
+
+def _picture(field: Field, kind: str, region: Box | None, size: tuple[int, int]) -> Iterable[bytes]:
+    """The parts of a picture's file. PNG and TIFF are made strip by strip, in little memory."""
+    from acorn_svc.formats import images, strips
+
+    streams = {"png": strips.stream_png, "tif": strips.stream_tiff}
+    if kind in streams:
+        rendered = field.render_strips(region, size)
+        return streams[kind](rendered, *size, field.channels, field.bit_depth)
+    try:
+        return [images.encode_image(field.render(region, size), cast(Any, kind))]
+    except ValueError as error:
+        raise BadRequest(f"{error}; PNG and TIFF have no such limit.") from error
+
+
+def _read_field(model: Path) -> Field:
+    from acorn_svc.formats.container import read_field
+
+    return read_field(model)
+
+
+def _settings(**options: Any) -> Settings:
+    """The environment's settings, with what the command line says on top."""
+    from pydantic import ValidationError
+
+    from acorn_svc.settings import Settings
+
+    try:
+        return Settings(**{name: value for name, value in options.items() if value is not None})
+    except ValidationError as error:
+        raise BadRequest(_sentence(error)) from error
+
+
+def _sentence(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    name = "".join(f"{part}: " for part in first["loc"])
+    return f"The settings are unusable: {name}{first['msg']}."
+
+
+def _numbers(text: str, form: str, number: Callable[[str], N]) -> Any:
+    """The numbers of an option such as `x,y,w,h`."""
+    try:
+        values = tuple(number(part) for part in text.split(","))
+    except ValueError:
+        values = ()
+    if len(values) != len(form.split(",")):
+        raise typer.BadParameter(f"{text!r} is not of the form {form}")
+    return values
+
+
+def _check_folder(output: Path) -> None:
+    """An hour of fitting must not end with a folder that isn't there."""
+    if not output.parent.is_dir():
+        raise typer.BadParameter(f"there is no folder {output.parent}")
+    if output.is_dir():
+        raise typer.BadParameter(f"{output} is a folder")
+
+
+def _decibels(psnr: float | None) -> str:
+    return "" if psnr is None else f"{psnr:.2f} dB"
+
+
+def _two_columns(rows: Iterable[tuple[str, object]]) -> Table:
+    table = Table(box=None, show_header=False)
+    for name, value in rows:
+        table.add_row(f"[bold]{name}[/]", "-" if value is None else str(value))
+    return table
+
+
+if __name__ == "__main__":
+    main()

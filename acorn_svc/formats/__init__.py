@@ -1,0 +1,1 @@
+"""Bytes to objects and back; everything that comes in is suspicious."""

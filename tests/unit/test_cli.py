@@ -1,0 +1,264 @@
+"""The command line: fixed names, clear errors, right files."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from acorn_svc import cli
+from acorn_svc.formats.container import read_field
+from acorn_svc.formats.images import encode_image, read_image
+from acorn_svc.training import loop
+
+Run = Callable[..., tuple[int, str, str]]
+STEPS = ("--steps", "6", "--threads", "1", "--blocks", "16")
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs the program in this process: exit code, output, errors."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as caught:
+            cli.main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return int(caught.value.code or 0), captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    x, y = np.meshgrid(np.arange(48), np.arange(40))
+    pixels = np.stack([x * 5, y * 6, (x ^ y) * 4], axis=-1).astype(np.uint8)
+    path = tmp_path_factory.mktemp("photo") / "photo.png"
+    path.write_bytes(encode_image(pixels, "png"))
+    return path
+
+
+@pytest.fixture(scope="session")
+def model(photo: Path) -> Path:
+    path = photo.with_name("photo.acorn")
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["fit", str(photo), "-o", str(path), *STEPS])
+    assert caught.value.code == 0
+    return path
+
+
+def test_fit_writes_a_field_and_says_what_it_is(run: Run, photo: Path, tmp_path: Path) -> None:
+    path = tmp_path / "x.acorn"
+    code, out, _ = run("fit", photo, "-o", path, "--preset", "draft", *STEPS)
+    field = read_field(path)
+    assert code == 0
+    assert (field.width, field.height, field.channels) == (48, 40, 3)
+    assert field.info().steps == 6
+    assert f"{len(field.blocks())} blocks" in out
+    assert f"{path.stat().st_size} bytes" in out
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("encoder", ["grid", "coordinate"])
+def test_options_reach_the_fit(run: Run, photo: Path, tmp_path: Path, encoder: str) -> None:
+    path = tmp_path / "x.acorn"
+    code, _, _ = run("fit", photo, "-o", path, *STEPS, "--encoder", encoder, "--seed", 7)
+    info = read_field(path).info()
+    assert (code, info.encoder, info.seed) == (0, encoder, 7)
+    assert info.blocks <= 16
+
+
+def test_a_psnr_stops_the_fit_early(run: Run, photo: Path, tmp_path: Path) -> None:
+    path = tmp_path / "x.acorn"
+    code, _, _ = run("fit", photo, "-o", path, "--steps", 500, "--threads", 1, "--psnr", 5)
+    assert code == 0
+    assert read_field(path).info().steps < 500
+
+
+def _interrupting(progresses: int) -> Callable[..., Iterator[loop.Progress]]:
+    """The loop, but somebody presses Ctrl-C after so many progresses."""
+    real = loop.fit
+
+    def fit(*arguments: Any) -> Iterator[loop.Progress]:
+        for number, progress in enumerate(real(*arguments)):
+            if number == progresses:
+                os.kill(os.getpid(), signal.SIGINT)
+            yield progress
+
+    return fit
+
+
+def test_ctrl_c_and_resume_end_as_if_nothing_had_happened(
+    run: Run, photo: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x.acorn"
+    handler = signal.getsignal(signal.SIGINT)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "REPORT_SECONDS", 0.0)
+        patch.setattr(loop, "fit", _interrupting(2))
+        code, _, err = run("fit", photo, "-o", path, *STEPS)
+    assert code == 130
+    assert "--resume" in err
+    assert [file.name for file in tmp_path.iterdir()] == ["x.acorn.state"]
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert run("fit", photo, "-o", path, *STEPS, "--resume")[0] == 0
+    assert path.read_bytes() == model.read_bytes()
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_checkpoints_are_kept_while_the_fit_runs(
+    run: Run, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x.acorn"
+    seen = []
+    real = loop.fit
+
+    def fit(*arguments: Any) -> Iterator[loop.Progress]:
+        for progress in real(*arguments):
+            seen.append(path.with_name("x.acorn.state").exists())
+            yield progress
+
+    monkeypatch.setattr(cli, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "REPORT_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "fit", fit)
+    run("fit", photo, "-o", path, *STEPS)
+    assert seen[0] is False
+    assert all(seen[1:])
+
+
+def test_a_checkpoint_of_another_image_is_refused(run: Run, photo: Path, tmp_path: Path) -> None:
+    from acorn_svc.formats.checkpoint import Checkpoint
+    from acorn_svc.training.state import FitState
+
+    path = tmp_path / "x.acorn"
+    Checkpoint(tmp_path / "x.acorn.state", np.zeros((1, 1, 1), np.uint8)).write(FitState({}, {}))
+    code, _, err = run("fit", photo, "-o", path, "--resume")
+    assert (code, err) == (1, "Error: The checkpoint belongs to another image.\n")
+
+
+def test_info_tells_everything_that_scripts_need(run: Run, model: Path) -> None:
+    code, out, _ = run("info", model, "--json")
+    facts = json.loads(out)
+    assert code == 0
+    assert facts.keys() >= {
+        "kind", "width", "height", "channels", "encoder", "blocks", "levels", "parameters", "bytes",
+        "psnr",
+    }  # fmt: skip
+    assert (facts["kind"], facts["width"], facts["height"]) == ("image", 48, 40)
+    assert facts["bytes"] == model.stat().st_size
+    assert facts["psnr"] > 5
+    table = run("info", model)[1]
+    assert all(name in table for name in facts)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "tiff"])
+def test_render_writes_what_the_field_renders(run: Run, model: Path, tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"out.{suffix}"
+    field = read_field(model)
+    assert run("render", model, "-o", path)[0] == 0
+    assert np.array_equal(read_image(path), field.render())
+    assert run("render", model, "-o", path, "--region", "3.5,2,20,10", "--size", "70,300")[0] == 0
+    assert np.array_equal(read_image(path), field.render((3.5, 2, 20, 10), (70, 300)))
+    assert run("render", model, "-o", path, "--region", "3.5,2,20.4,10")[0] == 0
+    assert read_image(path).shape == (10, 20, 3)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "jpeg", "webp", "JPG"])
+def test_render_writes_lossy_files_too(run: Run, model: Path, tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"out.{suffix}"
+    assert run("render", model, "-o", path, "--size", "24,20")[0] == 0
+    assert read_image(path).shape == (20, 24, 3)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--region", "1,2,3"),
+        ("--region", "a,b,c,d"),
+        ("--size", "10"),
+        ("--size", "1.5,2"),
+        ("-o", "out.gif"),
+        ("-o", "nowhere/out.png"),
+        ("--surprise",),
+    ],
+)
+def test_wrong_usage_exits_with_2(
+    run: Run, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run("render", model, "-o", "out.png", *options)
+    assert code == 2
+    assert "Error" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--region", "40,0,20,20"),
+        ("--region", "nan,0,20,20"),
+        ("--size", "0,10"),
+        ("--size", "16384,1", "-o", "out.webp"),
+    ],
+)
+def test_an_impossible_view_is_one_sentence(
+    run: Run, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run("render", model, "-o", "out.png", *options)
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bad_files_are_one_sentence(run: Run, tmp_path: Path, photo: Path) -> None:
+    bad = tmp_path / "bad"
+    bad.write_bytes(b"nothing of the kind")
+    for arguments in (("info", bad), ("render", bad, "-o", tmp_path / "x.png"),
+                      ("fit", bad, "-o", tmp_path / "x.acorn"), ("info", photo)):  # fmt: skip
+        code, out, err = run(*arguments)
+        assert (code, out, err.count("\n")) == (1, "", 1)
+        assert err.startswith("Error: ")
+
+
+@pytest.mark.parametrize("options", [("--preset", "best"), ("--seconds", "-1"), ("--steps", "0")])
+def test_options_are_checked(run: Run, photo: Path, tmp_path: Path, options: tuple[str, ...]) -> None:
+    code, _, err = run("fit", photo, "-o", tmp_path / "x.acorn", *options)
+    assert code == 2
+    assert options[0] in err
+
+
+@pytest.mark.parametrize("command", ["fit", "render", "info", "serve", "demo", "doctor"])
+def test_help_teaches(run: Run, command: str) -> None:
+    code, out, _ = run(command, "--help")
+    assert code == 0
+    assert f"acorn {command}" in out or "Usage" in out
+    assert command in run("--help")[1]
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    script = (
+        "import sys\nfrom acorn_svc import cli\n"
+        "try: cli.main(['--help'])\nexcept SystemExit: pass\n"
+        "sys.exit(any(name in sys.modules for name in ('torch', 'pyvips', 'fastapi', 'numpy')))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+
+
+def test_unusable_settings_are_one_sentence(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACORN_MAX_IMAGE_PIXELS", "0")
+    code, _, err = run("serve")
+    assert (code, err.count("\n")) == (1, 1)
+    assert "max_image_pixels" in err
+
+
+def test_doctor_finds_what_this_test_needs(run: Run) -> None:
+    code, out, _ = run("doctor")
+    assert code == 0
+    for name in ("python", "torch", "libvips", "reference", "web page"):
+        assert name in out
