@@ -1,0 +1,200 @@
+"""The application: routers put together, and the server that runs it.
+
+browser, curl ─▶ uvicorn ─▶ application (never decodes an upload, never fits)
+├─▶ store: one data folder
+├─▶ child: checks an upload
+└─▶ worker: a process of its own ─▶ child: one fit
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import FrameType
+
+import anyio.to_thread
+import uvicorn
+from fastapi import FastAPI
+from fastapi.responses import FileResponse, HTMLResponse, Response
+from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from acorn_svc import __version__
+from acorn_svc.api import deepzoom, errors, events, health, iiif, query, region, scenes
+from acorn_svc.api.rendering import Renderer
+from acorn_svc.jobs.inspection import Inspector
+from acorn_svc.jobs.queue import JobQueue
+from acorn_svc.jobs.worker import EmbeddedWorker, lock_folder
+from acorn_svc.settings import Settings
+from acorn_svc.store.scenes import SceneStore
+
+WEB = Path(__file__).parents[1] / "web"
+NO_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Acorn</title>
+<h1>Acorn is running</h1>
+<p>The page has not been built into this copy. <code>make web</code> builds it.</p>
+<p>The service itself is complete: <a href="/docs">read its manual</a>
+or <a href="/scenes">list the scenes</a>.</p></html>
+"""
+DESCRIPTION = """
+Acorn turns an image into an adaptive neural field, a small network that knows the picture at every
+scale, and serves it while it is still learning.
+
+1. **Upload** an image: `curl --data-binary @photo.jpg "$ACORN/scenes?preset=draft"`
+2. **Follow** the fit: `curl -N $ACORN/scenes/ID/events`
+3. **Look** at it with any IIIF or Deep Zoom viewer, or cut out any region at any size.
+4. **Keep** the `.acorn` file: `curl -O -J $ACORN/scenes/ID/file`
+
+Coordinates are in pixels of the full image: x to the right, y down, the first pixel's centre at
+(0.5, 0.5). Every error has the same shape: `{"error": {"code", "message", "limit", "value"}}`.
+"""
+TAGS = [
+    {"name": "Scenes", "description": "Upload images, follow their fit, keep the result."},
+    {"name": "IIIF", "description": "Pictures for viewers: the IIIF Image API 3.0, level 2."},
+    {"name": "Deep Zoom", "description": "Pictures for viewers: Deep Zoom images (DZI)."},
+    {"name": "Region", "description": "Any part of a scene, at any size, as one file."},
+    {"name": "Query", "description": "The field itself: coordinates in, values out."},
+    {"name": "Service", "description": "The service itself."},
+]
+SAFE_HEADERS = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"same-origin")]
+
+
+def create_app(settings: Settings, worker: EmbeddedWorker | None = None) -> FastAPI:
+    """The application on the data folder of `settings`; `worker` lives as long as it does."""
+    app = FastAPI(
+        title="Acorn",
+        version=__version__,
+        summary="Images as adaptive neural fields, fitted and served.",
+        description=DESCRIPTION,
+        openapi_tags=TAGS,
+        lifespan=_lifespan,
+        responses=errors.documented(422),
+    )
+    store = SceneStore(settings.data)
+    app.state.settings = settings
+    app.state.store = store
+    app.state.jobs = JobQueue(store, settings.max_queued_jobs)
+    app.state.inspector = Inspector(settings)
+    app.state.renderer = Renderer(store, settings)
+    app.state.worker = worker
+    app.state.stopping = threading.Event()
+    for module in (scenes, events, health):
+        app.include_router(module.router)
+    for module in (iiif, deepzoom, region, query):
+        app.include_router(module.router, responses=errors.documented(400, 404, 503))
+    _add_page(app, WEB)
+    errors.install(app)
+    app.add_middleware(Guard, max_request_bytes=settings.max_request_bytes)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    worker: EmbeddedWorker | None = app.state.worker
+    if worker is not None:
+        worker.start()
+    yield
+    app.state.stopping.set()
+    if worker is not None:
+        await anyio.to_thread.run_sync(worker.stop)
+    app.state.jobs.close()
+    app.state.store.close()
+
+
+class Guard:
+    """Bounds the bodies that are read as a whole, and adds the headers that every answer has."""
+
+    def __init__(self, app: ASGIApp, max_request_bytes: int) -> None:
+        self._app = app
+        self._most = max_request_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        is_upload = scope["path"] == "/scenes"
+        await self._app(scope, receive if is_upload else self._bounded(receive), _marked(send))
+
+    def _bounded(self, receive: Receive) -> Receive:
+        count = 0
+
+        async def counted() -> Message:
+            nonlocal count
+            message = await receive()
+            count += len(message.get("body", b""))
+            if count > self._most:
+                raise HTTPException(413, f"The request is larger than {self._most} bytes.")
+            return message
+
+        return counted
+
+
+def _marked(send: Send) -> Send:
+    async def marked(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message["headers"], *SAFE_HEADERS]
+        await send(message)
+
+    return marked
+
+
+def _add_page(app: FastAPI, folder: Path) -> None:
+    """Serve the page and its files from `folder`, or say how to build it."""
+
+    @app.get("/", include_in_schema=False)
+    def page() -> Response:
+        index = folder / "index.html"
+        if not index.is_file():
+            return HTMLResponse(NO_PAGE)
+        return FileResponse(index, headers={"Cache-Control": "no-cache"})
+
+    if not folder.is_dir():
+        return
+    for file in sorted(folder.iterdir()):
+        if file.is_dir():
+            app.mount(f"/{file.name}", StaticFiles(directory=file))
+        elif file.name != "index.html":
+            _add_file(app, file)
+
+
+def _add_file(app: FastAPI, file: Path) -> None:
+    @app.get(f"/{file.name}", include_in_schema=False)
+    def get() -> FileResponse:
+        return FileResponse(file)
+
+
+class Server(uvicorn.Server):
+    """Uvicorn that, when asked to stop, first ends what would otherwise never end."""
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
+        super().__init__(config)
+        self._state = app.state
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Called on SIGTERM and SIGINT."""
+        self._state.stopping.set()
+        if self._state.worker is not None:
+            self._state.worker.ask_to_stop()
+        super().handle_exit(sig, frame)
+
+
+def serve(settings: Settings) -> None:
+    """Run the service until SIGTERM or Ctrl-C. Raises Conflict when the data folder is in use."""
+    with lock_folder(settings.data, "server.lock", wait=False):
+        app = create_app(settings, EmbeddedWorker(settings))
+        app.state.store.sweep()
+        # Forms are spooled by a library; they too stay on the disk that holds the data.
+        tempfile.tempdir = str(app.state.store.blobs.spool)
+        config = uvicorn.Config(
+            app,
+            host=settings.host,
+            port=settings.port,
+            log_level="warning",
+            server_header=False,
+            timeout_graceful_shutdown=settings.shutdown_seconds,
+        )
+        Server(config, app).run()

@@ -1,0 +1,51 @@
+"""What the routes ask for: the parts of the running application, and the scene of the path."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Depends, Path, Request
+
+from acorn_svc.jobs.inspection import Inspector
+from acorn_svc.jobs.queue import JobQueue
+from acorn_svc.settings import Settings
+from acorn_svc.store.scenes import Scene, SceneStore
+
+
+def get_store(request: Request) -> SceneStore:
+    """The store of this application."""
+    store: SceneStore = request.app.state.store
+    return store
+
+
+def get_settings(request: Request) -> Settings:
+    """The settings of this application."""
+    settings: Settings = request.app.state.settings
+    return settings
+
+
+def get_jobs(request: Request) -> JobQueue:
+    """The job queue of this application."""
+    jobs: JobQueue = request.app.state.jobs
+    return jobs
+
+
+def get_inspector(request: Request) -> Inspector:
+    """What checks uploads for this application."""
+    inspector: Inspector = request.app.state.inspector
+    return inspector
+
+
+StoreDep = Annotated[SceneStore, Depends(get_store)]
+SettingsDep = Annotated[Settings, Depends(get_settings)]
+JobQueueDep = Annotated[JobQueue, Depends(get_jobs)]
+InspectorDep = Annotated[Inspector, Depends(get_inspector)]
+SceneId = Annotated[str, Path(description="The scene's id.", examples=["01jd3x7k5v9m2q4r8t6w0y1z3b"])]
+
+
+def find_scene(id: SceneId, store: StoreDep) -> Scene:
+    """The scene named in the path; raises NotFound."""
+    return store.get(id)
+
+
+SceneDep = Annotated[Scene, Depends(find_scene)]

@@ -1,0 +1,170 @@
+"""Errors as answers: one table from exception to status, one JSON shape for all of them."""
+
+from __future__ import annotations
+
+import errno
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+from sqlalchemy.exc import OperationalError
+from starlette.exceptions import HTTPException
+
+from acorn_svc.api.caching import CROSS_ORIGIN
+from acorn_svc.errors import (
+    AcornError,
+    BadInput,
+    BadRequest,
+    Conflict,
+    InsufficientStorage,
+    NotFound,
+    TooManyBytes,
+    Unavailable,
+    UnsupportedMedia,
+)
+
+# The nearest class above an exception decides.
+STATUS: dict[type[AcornError], int] = {
+    BadRequest: 400,
+    NotFound: 404,
+    Conflict: 409,
+    TooManyBytes: 413,
+    UnsupportedMedia: 415,
+    BadInput: 422,
+    AcornError: 500,
+    Unavailable: 503,
+    InsufficientStorage: 507,
+}
+# Errors that come from the web framework, not from us.
+CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
+MESSAGES = {
+    400: "The request cannot be understood.",
+    404: "There is nothing at this address.",
+    405: "This address doesn't take this method.",
+}
+
+log = structlog.get_logger()
+
+
+class ErrorDetail(BaseModel):
+    """What went wrong."""
+
+    code: str = Field(description="A stable name for programs.", examples=["limit_exceeded"])
+    message: str = Field(
+        description="A sentence for people.",
+        examples=["The image has 2500000000 pixels; at most 256000000 are allowed."],
+    )
+    limit: str | None = Field(None, description="The limit that was met.", examples=["max_image_pixels"])
+    value: int | float | None = Field(None, description="What that limit allows.", examples=[256_000_000])
+
+
+class ErrorBody(BaseModel):
+    """The body of every answer from 400 on."""
+
+    error: ErrorDetail
+
+
+DESCRIPTIONS = {
+    400: "A parameter cannot be understood.",
+    404: "There is no scene with this id, or it has nothing to show yet.",
+    409: "The scene's status doesn't allow this.",
+    413: "The body is too large.",
+    415: "The file is of a kind that Acorn doesn't read.",
+    416: "The range lies outside the file.",
+    422: "The data cannot be used, or is larger than a limit allows.",
+    503: "Too busy; `Retry-After` says when to ask again.",
+    507: "The disk is full.",
+}
+
+
+def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route that may answer with these errors."""
+    return {status: {"model": ErrorBody, "description": DESCRIPTIONS[status]} for status in statuses}
+
+
+def install(app: FastAPI) -> None:
+    """Let `app` answer every error in the one shape."""
+    app.add_exception_handler(AcornError, _acorn_error)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(OSError, _storage_error)
+    app.add_exception_handler(OperationalError, _storage_error)
+    app.add_exception_handler(Exception, _unexpected)
+
+
+def status_of(error: AcornError) -> int:
+    """The HTTP status of an error: that of the nearest class in the table."""
+    return next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
+
+
+def answer(error: AcornError) -> JSONResponse:
+    """The answer that says `error`."""
+    headers = {"Retry-After": str(error.retry_after)} if isinstance(error, Unavailable) else {}
+    return _answer(status_of(error), error.code, error.message, error.limit, error.value, headers=headers)
+
+
+def _answer(
+    status: int,
+    code: str,
+    message: str,
+    limit: str | None = None,
+    value: int | float | None = None,
+    headers: dict[str, str] | None = None,
+) -> JSONResponse:
+    detail = ErrorDetail(code=code, message=message, limit=limit, value=value)
+    content = ErrorBody(error=detail).model_dump()
+    return JSONResponse(content, status, {**CROSS_ORIGIN, **(headers or {})})
+
+
+async def _acorn_error(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, AcornError)
+    return answer(error)
+
+
+async def _invalid(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    return _answer(422, BadInput.code, describe_invalid(error.errors()))
+
+
+def describe_invalid(errors: Any) -> str:
+    """One sentence for the first of pydantic's complaints; it never repeats what was sent."""
+    first = errors[0]
+    # The first part says where: query, path, body; a name that the client made up is not repeated.
+    names = [str(part) for part in first["loc"][1:] if isinstance(part, str | int)]
+    if first["type"] == "json_invalid":
+        return "The body isn't valid JSON."
+    if first["type"] == "extra_forbidden":
+        return "The request has a parameter that isn't known here."
+    message = str(first["msg"]).removeprefix("Value error, ").rstrip(".")
+    return f"{'.'.join(names) or 'The request'}: {message}."
+
+
+async def _http_error(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    status = error.status_code
+    code = CODES.get(status, HTTPStatus(status).phrase.lower().replace(" ", "_"))
+    message = MESSAGES.get(status, str(error.detail))
+    return _answer(status, code, message, headers=dict(error.headers or {}))
+
+
+async def _storage_error(request: Request, error: Exception) -> JSONResponse:
+    if _disk_is_full(error):
+        return answer(InsufficientStorage("The disk is full."))
+    if isinstance(error, OperationalError) and "locked" in str(error.orig):
+        return answer(Unavailable("The database is busy; try again.", retry_after=1))
+    return await _unexpected(request, error)
+
+
+def _disk_is_full(error: Exception) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return isinstance(error, OperationalError) and "disk is full" in str(error.orig)
+
+
+async def _unexpected(request: Request, error: Exception) -> JSONResponse:
+    log.error("unexpected error", method=request.method, path=request.url.path, exc_info=error)
+    return _answer(500, "internal", "Something went wrong in the service; it was written down.")

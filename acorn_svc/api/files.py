@@ -1,0 +1,44 @@
+"""Stored files as answers: whole or one range, with validators, never shown inline."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from fastapi import Request, Response
+from fastapi.responses import FileResponse
+from starlette.exceptions import HTTPException
+
+from acorn_svc.api.caching import CROSS_ORIGIN
+from acorn_svc.errors import Unavailable
+
+# Ranges of several parts cost more than they are worth; a longer header is not looked at.
+ONE_RANGE = re.compile(r"bytes=(\d{1,18})-(\d{0,18})|bytes=-(\d{1,18})")
+MEDIA_TYPE = "application/octet-stream"
+
+
+def file_response(request: Request, path: Path, name: str, etag: str) -> Response:
+    """`path` as a download called `name`: 200, 206 for one range, 304, or 416."""
+    headers = {"ETag": etag, "Cache-Control": "no-cache", **CROSS_ORIGIN}
+    if etag in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers=headers)
+    try:
+        facts = path.stat()
+    except FileNotFoundError:
+        raise Unavailable("This scene has just changed; ask again.", retry_after=1) from None
+    _keep_one_range(request, facts.st_size)
+    return FileResponse(path, headers=headers, media_type=MEDIA_TYPE, filename=name, stat_result=facts)
+
+
+def _keep_one_range(request: Request, size: int) -> None:
+    """Forget a Range header that isn't one plain range; raises 416 when it lies outside."""
+    wanted = request.headers.get("range")
+    if wanted is None:
+        return
+    match = ONE_RANGE.fullmatch(wanted.replace(" ", ""))
+    if match is None or (match[2] and int(match[2]) < int(match[1])):
+        kept = [(name, value) for name, value in request.scope["headers"] if name != b"range"]
+        request.scope["headers"] = kept
+    elif (match[1] and int(match[1]) >= size) or match[3] == "0":
+        content_range = {"Content-Range": f"bytes */{size}"}
+        raise HTTPException(416, "The range lies outside the file.", content_range)

@@ -1,0 +1,230 @@
+"""Where pictures are made: open fields, finished tiles, and who may render when.
+
+    request ─▶ Gate (at most `max_in_flight_renders` work, at most `render_queue` wait, else 503)
+            ─▶ Renderer.field (an LRU cache of open fields by scene and version)
+            ─▶ rendition.encode ─▶ an LRU cache of encoded pictures
+
+One `Renderer` lives in `app.state.renderer` from start to end of the server. Its caches are bounded
+by bytes and are safe to use from several threads.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Hashable, Iterator
+from dataclasses import dataclass
+from typing import Annotated, Final, Generic, TypeVar, cast
+
+import anyio
+import anyio.to_thread
+import torch
+from fastapi import Depends, Request, Response
+
+from acorn_svc import __version__
+from acorn_svc.api.caching import bodiless, headers_for
+from acorn_svc.api.rendition import MEDIA_TYPES, Rendition, encode
+from acorn_svc.errors import NotFound, Unavailable
+from acorn_svc.field.model import Field
+from acorn_svc.formats.container import read_field
+from acorn_svc.settings import Settings
+from acorn_svc.store.scenes import Scene, SceneStore, Snapshot, Status
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+T = TypeVar("T")
+
+SCENE_ID: Final = re.compile("[0-9a-z]{26}")
+# Features as 32-bit floats, what is derived from them when a field is read, and its index: 21 bytes
+# were measured.
+BYTES_PER_PARAMETER: Final = 24
+READY_SECONDS: Final = 86_400
+CHANGING_SECONDS: Final = 2
+
+
+class Cache(Generic[K, V]):
+    """Values by key, the least recently used dropped when all together exceed `capacity` bytes."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._used = 0
+        self._entries: OrderedDict[K, tuple[V, int]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: K) -> V | None:
+        """The value under `key`, now the most recently used one."""
+        with self._lock:
+            if key not in self._entries:
+                return None
+            self._entries.move_to_end(key)
+            return self._entries[key][0]
+
+    def put(self, key: K, value: V, size: int) -> None:
+        """Keep `value`, of `size` bytes; one larger than the whole cache isn't kept."""
+        with self._lock:
+            self._used -= self._entries.pop(key, (None, 0))[1]
+            self._entries[key] = (value, size)
+            self._used += size
+            while self._used > self._capacity:
+                _, (_, dropped) = self._entries.popitem(last=False)
+                self._used -= dropped
+
+    @property
+    def used(self) -> int:
+        """Bytes in use; never more than the capacity."""
+        return self._used
+
+
+class Gate:
+    """Lets `width` renders work at the same time and `queue` more wait, for `patience` seconds."""
+
+    def __init__(self, width: int, queue: int, patience: float) -> None:
+        self._places = anyio.Semaphore(width)
+        self._threads = anyio.CapacityLimiter(width)
+        self._queue = queue
+        self._patience = patience
+
+    async def run(self, work: Callable[[], T], request: Request) -> T:
+        """`work` in a thread, as soon as there is a place.
+
+        Raises Unavailable when too many wait, or after too long a wait, or when the client that
+        sent `request` has gone in the meantime.
+        """
+        if self._places.statistics().tasks_waiting >= self._queue:
+            raise Unavailable("Too many renders wait.", limit="render_queue", value=self._queue)
+        try:
+            with anyio.fail_after(self._patience):
+                await self._places.acquire()
+        except TimeoutError:
+            raise Unavailable(
+                "The render had to wait too long.",
+                limit="render_wait_seconds",
+                value=self._patience,
+            ) from None
+        try:
+            if await request.is_disconnected():
+                raise Unavailable("The client has gone.")
+            return await anyio.to_thread.run_sync(work, limiter=self._threads)
+        finally:
+            self._places.release()
+
+    async def steps(self, source: Iterator[T]) -> AsyncIterator[T]:
+        """The items of `source`, each made in a thread when there is a place.
+
+        Between two items the place is free for others, so a slow client holds nobody up. When the
+        consumer stops, or is cancelled, so does `source`.
+        """
+        end = object()
+        try:
+            while True:
+                async with self._places:
+                    item = await anyio.to_thread.run_sync(next, source, end, limiter=self._threads)
+                if item is end:
+                    return
+                yield cast(T, item)
+        finally:
+            _close(source)
+
+
+def _close(source: Iterator[object]) -> None:
+    close = getattr(source, "close", None)
+    if close is not None:
+        close()
+
+
+@dataclass(frozen=True)
+class View:
+    """A scene that can be looked at: its row, and its newest snapshot at this moment."""
+
+    scene: Scene
+    snapshot: Snapshot
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """What never shows anything else: the scene's id and the snapshot's version."""
+        return self.scene.id, self.snapshot.version
+
+    def headers(self, **more: str) -> dict[str, str]:
+        """Of an answer made from this view alone: short-lived while the fit goes on.
+
+        Its ETag changes with what is to be seen, and with the program that renders it.
+        """
+        seconds = READY_SECONDS if self.scene.status == Status.READY else CHANGING_SECONDS
+        etag = f'"{self.snapshot.version}-{__version__}"'
+        return headers_for(etag, f"public, max-age={seconds}", **more)
+
+
+class Renderer:
+    """Renders the scenes of one store, within the limits of `settings`."""
+
+    def __init__(self, store: SceneStore, settings: Settings) -> None:
+        # Renders run side by side, each on one core. Threads within a render would wait for each
+        # other, more than ten times longer while a fit keeps the cores busy.
+        torch.set_num_threads(1)
+        self.settings = settings
+        self.gate = Gate(settings.max_in_flight_renders, settings.render_queue, settings.render_wait_seconds)
+        self._store = store
+        self._fields: Cache[tuple[str, int], Field] = Cache(settings.field_cache_bytes)
+        self._pictures: Cache[tuple[tuple[str, int], Rendition], bytes] = Cache(settings.tile_cache_bytes)
+        self._opening = threading.Lock()
+
+    async def view(self, scene_id: str) -> View:
+        """The scene as it looks now; raises NotFound."""
+        return await anyio.to_thread.run_sync(self._view, scene_id)
+
+    def _view(self, scene_id: str) -> View:
+        if not SCENE_ID.fullmatch(scene_id):
+            raise NotFound("There is no such scene.")
+        scene = self._store.get(scene_id)
+        return View(scene, self._store.snapshot(scene_id))
+
+    async def respond(
+        self, request: Request, view: View, rendition: Rendition, headers: dict[str, str]
+    ) -> Response:
+        """The picture as an answer to `request`. Raises as Gate.run."""
+        media_type = MEDIA_TYPES[rendition.format]
+        if answer := bodiless(request, media_type, headers):
+            return answer
+        content = await self._picture(view, rendition, request)
+        return Response(content, 200, headers, media_type)
+
+    async def _picture(self, view: View, rendition: Rendition, request: Request) -> bytes:
+        key = (view.key, rendition)
+        if (known := self._pictures.get(key)) is not None:
+            return known
+        content = await self.gate.run(lambda: encode(self.field(view), rendition), request)
+        self._pictures.put(key, content, len(content))
+        return content
+
+    def field(self, view: View) -> Field:
+        """The view's field, open; blocks while it is read, so call it in a thread.
+
+        Raises Unavailable when the snapshot has been replaced, or deleted, since it was looked up.
+        """
+        known = self._fields.get(view.key)
+        if known is not None:
+            return known
+        # One reader at a time: a burst of tiles of a new version reads the file once.
+        with self._opening:
+            field = self._fields.get(view.key)
+            if field is None:
+                field = _read(view.snapshot)
+                self._fields.put(view.key, field, field.info().parameters * BYTES_PER_PARAMETER)
+            return field
+
+
+def _read(snapshot: Snapshot) -> Field:
+    try:
+        return read_field(snapshot.path)
+    except FileNotFoundError:
+        raise Unavailable("This scene has just changed; ask again.", retry_after=1) from None
+
+
+def get_renderer(request: Request) -> Renderer:
+    """The server's renderer, which `create_app` made."""
+    renderer: Renderer = request.app.state.renderer
+    return renderer
+
+
+RendererDep = Annotated[Renderer, Depends(get_renderer)]

@@ -1,0 +1,410 @@
+"""Scenes: upload, list, inspect, describe, cancel, retry, delete, download."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal, Self
+
+import anyio.to_thread
+from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import (
+    AfterValidator,
+    AnyHttpUrl,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+
+from acorn_svc.api.dependencies import (
+    InspectorDep,
+    JobQueueDep,
+    SceneDep,
+    SceneId,
+    SettingsDep,
+    StoreDep,
+)
+from acorn_svc.api.errors import documented
+from acorn_svc.api.files import file_response
+from acorn_svc.api.rendering import RendererDep
+from acorn_svc.api.uploads import receive, spooled
+from acorn_svc.errors import BadRequest
+from acorn_svc.jobs.inspection import Inspection
+from acorn_svc.store.scenes import Scene, Status, new_id
+
+MAX_PAGE = 100
+
+
+def _http_uri(text: str) -> str:
+    AnyHttpUrl(text)
+    return text
+
+
+def _empty_is_none(value: object) -> object:
+    # A form sends every field, also those that nobody filled in.
+    return None if value == "" else value
+
+
+EmptyIsNone = BeforeValidator(_empty_is_none)
+Title = Annotated[str, Field(max_length=500, description="A name.", examples=["Pluto"])]
+Description = Annotated[str, Field(max_length=10_000, description="A longer text about it.")]
+Attribution = Annotated[
+    str, Field(max_length=1_000, description="Whom to name.", examples=["NASA / JHUAPL / SwRI"])
+]
+Rights = Annotated[
+    str,
+    AfterValidator(_http_uri),
+    Field(
+        max_length=2_000,
+        description="The http(s) URI of a licence or rights statement; IIIF clients show it.",
+        examples=["https://creativecommons.org/licenses/by/4.0/"],
+    ),
+]
+
+
+class SceneText(BaseModel):
+    """What people say about a scene. What is left out stays as it is; null removes it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    title: Annotated[Title | None, EmptyIsNone] = None
+    description: Annotated[Description | None, EmptyIsNone] = None
+    attribution: Annotated[Attribution | None, EmptyIsNone] = None
+    rights: Annotated[Rights | None, EmptyIsNone] = None
+
+
+class SceneOptions(SceneText):
+    """What to call the scene, and how to fit it."""
+
+    preset: Literal["draft", "standard", "fine"] = Field(
+        "standard", description="How much care to take: more is slower, larger and better."
+    )
+    encoder: Literal["grid", "coordinate"] = Field(
+        "grid", description="Where features come from: learned per block, or ACORN's network."
+    )
+    seconds: float | None = Field(
+        None, ge=0.1, le=86_400, allow_inf_nan=False, description="Fit for about this long."
+    )
+    steps: int | None = Field(None, ge=1, le=10_000_000, description="Fit for this many steps.")
+    psnr: float | None = Field(
+        None, ge=1, le=100, allow_inf_nan=False, description="Stop at this quality, in dB."
+    )
+    blocks: int | None = Field(None, ge=1, le=1 << 18, description="The most blocks (leaves of the tree).")
+
+    @model_validator(mode="after")
+    def _one_end(self) -> Self:
+        if self.seconds is not None and self.steps is not None:
+            raise ValueError("give seconds or steps, not both")
+        return self
+
+    def fit_options(self) -> dict[str, Any]:
+        """The choices that the preset would make otherwise, as far as they were made."""
+        return self.model_dump(include={"seconds", "steps", "psnr", "blocks"}, exclude_none=True)
+
+
+class SceneError(BaseModel):
+    """Why a job failed."""
+
+    code: str = Field(examples=["fit_failed"])
+    message: str
+
+
+class SceneProgress(BaseModel):
+    """How far the fit has come."""
+
+    stage: str = Field(examples=["fitting"], description="measuring, fitting, evaluating or done.")
+    step: int
+    steps: int = Field(description="All steps of this fit, as far as known.")
+    seconds: float | None = Field(description="Time spent fitting.")
+    psnr: float | None = Field(description="Quality in dB, as last measured.")
+    blocks: int
+    parameters: int
+    bytes: int = Field(description="Size of the `.acorn` file.")
+
+
+class SceneLinks(BaseModel):
+    """Where everything about the scene is, as absolute URLs."""
+
+    self: str
+    events: str
+    file: str
+    original: str
+    tree: str
+    query: str
+    region: str
+    iiif: str
+    dzi: str
+    thumbnail: str
+
+
+class SceneOut(BaseModel):
+    """One scene."""
+
+    id: str = Field(examples=["01jd3x7k5v9m2q4r8t6w0y1z3b"])
+    kind: str = Field(examples=["image"])
+    status: Status
+    error: SceneError | None
+    title: str | None
+    description: str | None
+    attribution: str | None
+    rights: str | None
+    width: int = Field(description="In pixels, as seen.")
+    height: int = Field(description="In pixels, as seen.")
+    channels: int = Field(description="1 gray, 2 gray and alpha, 3 RGB, 4 RGB and alpha.")
+    bit_depth: int
+    bytes_original: int
+    format_original: str = Field(examples=["jpeg"])
+    preset: str
+    encoder: str
+    created_at: datetime
+    updated_at: datetime
+    version: int = Field(description="Snapshots so far; 0 means that there is nothing to see yet.")
+    progress: SceneProgress | None
+    links: SceneLinks
+
+
+class SceneList(BaseModel):
+    """Some scenes, newest first."""
+
+    items: list[SceneOut]
+    next: str | None = Field(description="The `cursor` that continues the list; null at its end.")
+    total: int = Field(description="How many scenes there are in all.")
+
+
+class Tree(BaseModel):
+    """The blocks of the newest snapshot."""
+
+    version: int
+    width: int
+    height: int
+    levels: int
+    blocks: list[tuple[int, int, int, int]] = Field(
+        description="x, y, side and level of each leaf; x, y and side in pixels. "
+        "Blocks at the right and lower border may stick out of the image.",
+        examples=[[[0, 0, 64, 1], [64, 0, 32, 2]]],
+    )
+
+
+def scene_out(scene: Scene, base: str) -> SceneOut:
+    """The scene as the API shows it; `base` is the URL of the service, with a slash at its end."""
+    columns = {name: getattr(scene, name) for name in SceneOut.model_fields if name in COLUMNS}
+    error = None
+    if scene.error_code is not None:
+        error = SceneError(code=scene.error_code, message=scene.error_message or "")
+    progress = None if scene.progress is None else SceneProgress(**scene.progress)
+    return SceneOut(**columns, error=error, progress=progress, links=_links(scene.id, base))
+
+
+COLUMNS = {column.key for column in Scene.__table__.columns} - {"progress"}
+
+
+def _links(scene_id: str, base: str) -> SceneLinks:
+    scene, iiif = f"{base}scenes/{scene_id}", f"{base}iiif/{scene_id}"
+    return SceneLinks(
+        self=scene,
+        **{name: f"{scene}/{name}" for name in SCENE_PARTS},
+        iiif=f"{iiif}/info.json",
+        dzi=f"{base}dzi/{scene_id}.dzi",
+        thumbnail=f"{iiif}/full/^!400,400/0/default.jpg",
+    )
+
+
+SCENE_PARTS = ("events", "file", "original", "tree", "query", "region")
+
+
+def get_base(request: Request) -> str:
+    """The URL of the service as the client reached it, with a slash at its end."""
+    try:
+        return str(request.base_url)
+    except ValueError:
+        raise BadRequest("The Host header isn't a host.") from None
+
+
+BaseDep = Annotated[str, Depends(get_base)]
+router = APIRouter(tags=["Scenes"])
+UPLOAD_BODY = {
+    "requestBody": {
+        "required": True,
+        "description": "The file itself, or a form that holds it.",
+        "content": {
+            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file"],
+                    "properties": {
+                        "file": {"type": "string", "format": "binary"},
+                        **SceneOptions.model_json_schema()["properties"],
+                    },
+                }
+            },
+        },
+    }
+}
+
+
+@router.post(
+    "/scenes",
+    status_code=201,
+    summary="Upload an image or an .acorn file",
+    responses=documented(400, 413, 415, 422, 503, 507),
+    openapi_extra=UPLOAD_BODY,
+)
+async def create_scene(
+    request: Request,
+    response: Response,
+    options: Annotated[SceneOptions, Query()],
+    store: StoreDep,
+    jobs: JobQueueDep,
+    inspector: InspectorDep,
+    settings: SettingsDep,
+    base: BaseDep,
+) -> SceneOut:
+    """Send the file as the body of the request, with the options as parameters of the URL, or as a
+    form of the type `multipart/form-data` whose fields are the options and `file`.
+
+    What the file is, is told by its content, not by its name or type. JPEG, PNG, WebP and TIFF
+    images are checked at once, to the last byte, and then fitted: follow `links.events`. An
+    `.acorn` file becomes a scene that is ready. When this answers 201, the upload is safe on disk.
+    """
+    with spooled(store.blobs) as path:
+        fields = await receive(request, path, store.blobs, settings)
+        options = _with_fields(options, fields)
+        inspection = await anyio.to_thread.run_sync(inspector.inspect, path)
+        scene = _new_scene(inspection, options, path.stat().st_size)
+        if scene.status == Status.QUEUED:
+            await anyio.to_thread.run_sync(jobs.require_room)
+            await anyio.to_thread.run_sync(jobs.accept, scene, path)
+        else:
+            await anyio.to_thread.run_sync(store.create, scene, path)
+    created = scene_out(scene, base)
+    response.headers["Location"] = created.links.self
+    return created
+
+
+def _with_fields(options: SceneOptions, fields: dict[str, str]) -> SceneOptions:
+    """The options of the URL, overruled by those of a form."""
+    filled = {name: value for name, value in fields.items() if value != ""}
+    if not filled:
+        return options
+    try:
+        return SceneOptions.model_validate({**options.model_dump(exclude_unset=True), **filled})
+    except ValidationError as error:
+        complaints = [{**one, "loc": ("body", *one["loc"])} for one in error.errors()]
+        raise RequestValidationError(complaints) from None
+
+
+def _new_scene(inspection: Inspection, options: SceneOptions, size: int) -> Scene:
+    ready = inspection.kind == "field"
+    return Scene(
+        id=new_id(),
+        status=Status.READY if ready else Status.QUEUED,
+        version=1 if ready else 0,
+        progress=inspection.progress,
+        width=inspection.width,
+        height=inspection.height,
+        channels=inspection.channels,
+        bit_depth=inspection.bit_depth,
+        bytes_original=size,
+        format_original=inspection.format,
+        preset=inspection.preset or options.preset,
+        encoder=inspection.encoder or options.encoder,
+        options=options.fit_options(),
+        **options.model_dump(include=set(SceneText.model_fields)),
+    )
+
+
+@router.get("/scenes", summary="List scenes", responses=documented(422))
+def list_scenes(
+    store: StoreDep,
+    base: BaseDep,
+    limit: Annotated[int, Query(ge=1, le=MAX_PAGE, description="At most this many.")] = 20,
+    cursor: Annotated[str | None, Query(max_length=64, description="`next` of the page before.")] = None,
+) -> SceneList:
+    """The newest scenes first. Follow `next` for older ones."""
+    page = store.page(limit, cursor)
+    items = [scene_out(scene, base) for scene in page.items]
+    return SceneList(items=items, next=page.next, total=page.total)
+
+
+@router.get("/scenes/{id}", summary="Inspect a scene", responses=documented(404))
+def get_scene(scene: SceneDep, base: BaseDep) -> SceneOut:
+    """Everything that is known about one scene."""
+    return scene_out(scene, base)
+
+
+@router.patch("/scenes/{id}", summary="Describe a scene", responses=documented(404, 413, 422))
+def patch_scene(id: SceneId, text: SceneText, store: StoreDep, base: BaseDep) -> SceneOut:
+    """Set title, description, attribution or rights."""
+    return scene_out(store.update(id, **text.model_dump(exclude_unset=True)), base)
+
+
+@router.delete("/scenes/{id}", status_code=204, summary="Delete a scene", responses=documented(404))
+def delete_scene(id: SceneId, store: StoreDep) -> None:
+    """Remove the scene with all its files. A running fit is ended."""
+    store.delete(id)
+
+
+@router.post("/scenes/{id}/cancel", summary="Cancel a fit", responses=documented(404, 409))
+def cancel_scene(id: SceneId, jobs: JobQueueDep, base: BaseDep) -> SceneOut:
+    """End a fit that waits or runs. What it has shown so far stays, and `retry` takes it up."""
+    return scene_out(jobs.cancel(id), base)
+
+
+@router.post("/scenes/{id}/retry", summary="Fit again", responses=documented(404, 409, 503))
+def retry_scene(id: SceneId, jobs: JobQueueDep, base: BaseDep) -> SceneOut:
+    """Take up a fit that failed or was cancelled, from its last checkpoint if there is one."""
+    return scene_out(jobs.retry(id), base)
+
+
+@router.head("/scenes/{id}/file", include_in_schema=False)
+@router.get(
+    "/scenes/{id}/file",
+    summary="Download the .acorn file",
+    response_class=Response,
+    responses=documented(404, 416)
+    | {
+        200: {"content": {"application/octet-stream": {}}, "description": "The file."},
+        206: {"content": {"application/octet-stream": {}}, "description": "One range of it."},
+        304: {"description": "The client has it already."},
+    },
+)
+def get_file(id: SceneId, request: Request, store: StoreDep) -> Response:
+    """The newest snapshot, also while the fit runs. Takes one `Range`, and `If-None-Match`."""
+    snapshot = store.snapshot(id)
+    return file_response(request, snapshot.path, f"{id}.acorn", f'"{id}-{snapshot.version}"')
+
+
+@router.head("/scenes/{id}/original", include_in_schema=False)
+@router.get(
+    "/scenes/{id}/original",
+    summary="Download the original",
+    response_class=Response,
+    responses=documented(404, 416)
+    | {
+        200: {"content": {"application/octet-stream": {}}, "description": "The file."},
+        206: {"content": {"application/octet-stream": {}}, "description": "One range of it."},
+        304: {"description": "The client has it already."},
+    },
+)
+def get_original(scene: SceneDep, request: Request, store: StoreDep) -> Response:
+    """The file exactly as it was uploaded, always as a download."""
+    name = f"{scene.id}.{scene.format_original}"
+    return file_response(request, store.original(scene), name, f'"{scene.id}-original"')
+
+
+@router.get("/scenes/{id}/tree", summary="Show the blocks", responses=documented(404, 503))
+async def get_tree(id: SceneId, request: Request, renderer: RendererDep) -> Tree:
+    """The blocks into which the newest snapshot divides the image: small where it is busy."""
+    view = await renderer.view(id)
+    field = await renderer.gate.run(lambda: renderer.field(view), request)
+    return Tree(
+        version=view.snapshot.version,
+        width=field.width,
+        height=field.height,
+        levels=field.info().levels,
+        blocks=field.blocks().tolist(),
+    )

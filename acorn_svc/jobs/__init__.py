@@ -1,0 +1,1 @@
+"""Fits that outlive every process: a queue, a worker that watches, a child that computes."""

@@ -1,0 +1,262 @@
+"""The process that meets untrusted bytes, and the one that fits: it computes, reports, may die.
+
+    python -m acorn_svc.jobs.child inspect REQUEST    one answer: what the file is, or an error
+    python -m acorn_svc.jobs.child fit REQUEST        progress, snapshots, and how it ended
+
+REQUEST is a JSON object. The child knows no database and no settings: all it needs stands there.
+Libraries are imported where they are needed, because checking a picture must not wait for PyTorch.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import secrets
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from acorn_svc.errors import AcornError, InsufficientStorage, LimitExceeded
+from acorn_svc.jobs.process import Message, hold_lifeline, limit_resources, say
+
+if TYPE_CHECKING:
+    from acorn_svc.formats.images import Pixels
+    from acorn_svc.training.loop import Progress
+    from acorn_svc.training.state import FitState
+    from acorn_svc.training.targets import ImageTarget
+
+SNIFF_BYTES = 16
+MAX_HEADER_BYTES = 1 << 32
+FIRST_SNAPSHOT_SECONDS = 1.0
+LEAST_PROGRESS_SECONDS = 0.5
+PROGRESS_LINES = 200
+CHECKPOINT_SHARE = 10  # a checkpoint may take one tenth of the time
+
+
+def main() -> None:
+    """Do what the command line says."""
+    hold_lifeline()
+    command, request = sys.argv[1], json.loads(sys.argv[2])
+    {"inspect": inspect, "fit": fit}[command](request)
+
+
+def inspect(request: Message) -> None:
+    """Say what the file at `path` is, after every byte of it was decoded."""
+    limit_resources(request["memory_bytes"], request["cpu_seconds"])
+    path = Path(request["path"])
+    try:
+        say(_describe_field(path) if _looks_like_field(path) else _describe_image(path, request))
+    except (AcornError, MemoryError) as error:
+        say(_error(error, "decode_memory_bytes", request["memory_bytes"]))
+
+
+def fit(request: Message) -> None:
+    """Fit the image at `original` from the last checkpoint, if there is one, to the end."""
+    limit_resources(request["memory_bytes"])
+    job = FitJob.from_request(request)
+    stopping = _stop_on_signal()
+    try:
+        with _alone_in(job.work):
+            _run(job, stopping)
+    except (AcornError, MemoryError, OSError) as error:
+        say({"say": "failed", **_error(error, "job_memory_bytes", request["memory_bytes"])})
+
+
+@dataclass(frozen=True)
+class FitJob:
+    """Where a fit reads and writes, and what people asked for."""
+
+    original: Path
+    work: Path
+    spool: Path
+    limits: dict[str, int]
+    options: dict[str, Any]
+    checkpoint_seconds: float
+
+    @classmethod
+    def from_request(cls, request: Message) -> FitJob:
+        """The job of a request made by `jobs.workflow`."""
+        known = {field.name: request[field.name] for field in fields(cls)}
+        paths = {name: Path(known[name]) for name in ("original", "work", "spool")}
+        return cls(**{**known, **paths})
+
+
+class Stopping:
+    """Becomes true when this process was asked to end."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def ask(self, *_signal: object) -> None:
+        """Remember it; the loop looks between two steps."""
+        self.asked = True
+
+
+def _run(job: FitJob, stopping: Stopping) -> None:
+    from acorn_svc.training.loop import fit
+    from acorn_svc.training.presets import configure
+
+    target = _target(job)
+    config = configure(target, **job.options)
+    pace = Pace(job.checkpoint_seconds)
+    # The checkpoint holds the configuration that this job was begun with.
+    for number, progress in enumerate(fit(target, config, _checkpoint(job))):
+        if number == 0:
+            say({"say": "started", "step": progress.step})
+        _report(job, progress, pace, stopping)
+        if stopping.asked:
+            return
+
+
+def _report(job: FitJob, progress: Progress, pace: Pace, stopping: Stopping) -> None:
+    """Keep and say what is due now."""
+    if progress.stage == "done":
+        say({"say": "done", "file": _snapshot(job, progress), "progress": progress.to_json()})
+    elif progress.step and (stopping.asked or pace.checkpoint_is_due()):
+        _keep(job, progress)
+        pace.checkpoint_was_made()
+    elif pace.progress_is_due():
+        say({"say": "progress", "progress": progress.to_json()})
+
+
+def _keep(job: FitJob, progress: Progress) -> None:
+    """A checkpoint to go on from, then a snapshot to look at."""
+    from acorn_svc.formats.checkpoint import write_state
+
+    write_state(job.work / "checkpoint", progress.state())
+    say({"say": "snapshot", "file": _snapshot(job, progress), "progress": progress.to_json()})
+
+
+def _snapshot(job: FitJob, progress: Progress) -> str:
+    from acorn_svc.formats.container import write_field
+
+    path = job.spool / secrets.token_hex(16)
+    write_field(path, progress.field())
+    return str(path)
+
+
+class Pace:
+    """When progress and checkpoints are due: soon at first, seldom later."""
+
+    def __init__(self, checkpoint_seconds: float) -> None:
+        self._begin = time.monotonic()
+        self._longest = checkpoint_seconds
+        self._next_progress = self._begin
+        self._next_checkpoint = self._begin + min(FIRST_SNAPSHOT_SECONDS, checkpoint_seconds)
+        self._started = self._begin
+
+    def progress_is_due(self) -> bool:
+        """Whether to say something; the longer the fit, the fewer lines a minute."""
+        now = time.monotonic()
+        if now < self._next_progress:
+            return False
+        self._next_progress = now + max(LEAST_PROGRESS_SECONDS, (now - self._begin) / PROGRESS_LINES)
+        return True
+
+    def checkpoint_is_due(self) -> bool:
+        """Whether to keep a checkpoint now; remembers when it was begun."""
+        self._started = time.monotonic()
+        return self._started >= self._next_checkpoint
+
+    def checkpoint_was_made(self) -> None:
+        """Set the next one: after twice the time so far, but never dearer than its share."""
+        now = time.monotonic()
+        wait = min(self._longest, now - self._begin)
+        self._next_checkpoint = now + max(wait, CHECKPOINT_SHARE * (now - self._started))
+
+
+def _target(job: FitJob) -> ImageTarget:
+    from acorn_svc.training.targets import ImageTarget
+
+    return ImageTarget(_read_image(job.original, job.limits))
+
+
+def _read_image(path: Path, limits: dict[str, int]) -> Pixels:
+    from acorn_svc.formats.images import ImageLimits, read_image
+
+    return read_image(path, ImageLimits(**limits))
+
+
+def _checkpoint(job: FitJob) -> FitState | None:
+    from acorn_svc.formats.checkpoint import read_state
+
+    path = job.work / "checkpoint"
+    return read_state(path) if path.exists() else None
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Wait until no other process fits this scene: one that is being killed may still write."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _stop_on_signal() -> Stopping:
+    stopping = Stopping()
+    signal.signal(signal.SIGTERM, stopping.ask)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the group; the worker decides
+    return stopping
+
+
+def _looks_like_field(path: Path) -> bool:
+    """Whether the file begins as an `.acorn` does: the length of a header, then a JSON object."""
+    with path.open("rb") as file:
+        start = file.read(SNIFF_BYTES)
+    return start[8:9] == b"{" and int.from_bytes(start[:8], "little") < MAX_HEADER_BYTES
+
+
+def _describe_image(path: Path, request: Message) -> Message:
+    from acorn_svc.formats.images import ImageLimits, inspect_image
+
+    header = inspect_image(path, ImageLimits(**request["limits"]))
+    _read_image(path, request["limits"])
+    names = ("width", "height", "channels", "bit_depth", "format")
+    return {"kind": "image", **{name: getattr(header, name) for name in names}}
+
+
+def _describe_field(path: Path) -> Message:
+    from acorn_svc.formats.container import read_field
+
+    info = read_field(path).info()
+    size = path.stat().st_size
+    names = ("width", "height", "channels", "bit_depth", "encoder", "preset")
+    told = {
+        "stage": "done",
+        "step": info.steps,
+        "steps": info.steps,
+        "seconds": None,
+        "bytes": size,
+    }
+    told |= {name: getattr(info, name) for name in ("psnr", "blocks", "parameters")}
+    known = {name: getattr(info, name) for name in names}
+    told["seconds"] = None  # a file doesn't say how long it took
+    return {"kind": "field", "format": "acorn", **known, "progress": told}
+
+
+def _error(error: Exception, limit: str, value: int) -> Message:
+    """The error as a message; `limit` is what bounds the memory. What isn't foreseen is raised."""
+    known = _foreseen(error, limit, value)
+    told = {"code": known.code, "message": known.message}
+    return {"error": {**told, "limit": known.limit, "value": known.value}}
+
+
+def _foreseen(error: Exception, limit: str, value: int) -> AcornError:
+    if isinstance(error, AcornError):
+        return error
+    if isinstance(error, MemoryError):
+        return LimitExceeded("This takes too much memory.", limit=limit, value=value)
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return InsufficientStorage("The disk is full.")
+    raise error
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""Processes that end with whoever started them.
+
+A started process holds the reading end of a pipe, its lifeline, as standard input. When the parent
+dies, however suddenly, the system closes the pipe and the process ends itself. What it has to say
+it writes to standard output, one JSON object a line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from typing import IO, Any
+
+Message = dict[str, Any]
+ORPHANED = 3
+OUT_OF_TIME_GRACE = 5
+
+
+def spawn(
+    module: str, *arguments: str, environment: Mapping[str, str] | None = None, talks: bool = True
+) -> subprocess.Popen[bytes]:
+    """Start `python -m module arguments` on a lifeline; what it says can be read if it `talks`."""
+    return subprocess.Popen(
+        [sys.executable, "-m", module, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE if talks else None,
+        env={**os.environ, **(environment or {})},
+    )
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Kill the process, if it is still there, and close its pipes."""
+    process.kill()
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            pipe.close()
+
+
+def messages(stream: IO[bytes]) -> Iterator[Message]:
+    """What a process says; a line that was cut off by its death is left out."""
+    for line in stream:
+        if line.endswith(b"\n"):
+            yield json.loads(line)
+
+
+def say(message: Message) -> None:
+    """Tell the parent; called in the child."""
+    sys.stdout.write(json.dumps(message, allow_nan=False) + "\n")
+    sys.stdout.flush()
+
+
+def hold_lifeline() -> None:
+    """End this process when its parent is gone; called once, at the start of the child."""
+    threading.Thread(target=_wait_for_end, name="lifeline", daemon=True).start()
+
+
+def _wait_for_end() -> None:
+    # Not through sys.stdin: its lock would be waited for when the interpreter ends.
+    while os.read(0, 1):
+        pass
+    os._exit(ORPHANED)
+
+
+def limit_resources(memory_bytes: int, cpu_seconds: int | None = None) -> None:
+    """Bound what this process may use; beyond it, memory is refused and the processor taken away.
+
+    Memory counts what the process writes, not what it maps from libraries or a device.
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
+    if cpu_seconds is not None:
+        limits = (cpu_seconds, cpu_seconds + OUT_OF_TIME_GRACE)
+        resource.setrlimit(resource.RLIMIT_CPU, limits)

@@ -1,0 +1,241 @@
+"""The durable part of a fit: what happens when, and when a process dies.
+
+A job is one DBOS workflow whose only step watches one child until it ends. When the worker dies,
+the workflow is found unfinished at the next start and its step is run again; the child goes on from
+its last checkpoint. When the child dies, the step says so and is run again, `job_attempts` times at
+most without a new checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import structlog
+from dbos import DBOS, WorkflowSerializationFormat
+
+from acorn_svc.errors import Conflict, FitFailed, NotFound
+from acorn_svc.jobs import life
+from acorn_svc.jobs.inspection import CHILD, image_limits
+from acorn_svc.jobs.process import Message, end, messages, spawn
+from acorn_svc.jobs.queue import WORKFLOW
+from acorn_svc.settings import Settings
+from acorn_svc.store.scenes import Scene, SceneStore, Status
+
+Child = subprocess.Popen[bytes]
+Heard = queue.SimpleQueue[Message]
+
+LOOK_SECONDS = 0.25
+TROUBLE_SECONDS = 5
+MAX_RECOVERIES = 1000  # starts without progress are counted by the scene itself
+ENDED: Final[Message] = {"say": "ended"}
+
+log = structlog.get_logger()
+
+
+def register(watch: Callable[[str, int], bool]) -> None:
+    """Tell DBOS what a job is: `watch(scene id, run)` until it says that the job is over."""
+
+    @DBOS.step(name="watch")
+    def once(scene_id: str, run: int) -> bool:
+        return watch(scene_id, run)
+
+    @DBOS.workflow(
+        name=WORKFLOW,
+        max_recovery_attempts=MAX_RECOVERIES,
+        serialization_type=WorkflowSerializationFormat.PORTABLE,
+    )
+    def fit_scene(scene_id: str, run: int) -> None:
+        while not once(scene_id, run):
+            pass
+
+
+class Watcher:
+    """Starts the child of a job, keeps what it makes, and ends it when nobody wants it any more."""
+
+    def __init__(self, store: SceneStore, settings: Settings) -> None:
+        self._store = store
+        self._settings = settings
+        self._stopping = threading.Event()
+        self._idle = threading.Condition()
+        self._running = 0
+
+    def watch(self, scene_id: str, run: int) -> bool:
+        """One start of the job; true when it is over, false when it should be started again."""
+        with self._counted():
+            over = self._watch_safely(scene_id, run)
+        if self._stopping.is_set():
+            threading.Event().wait()  # never returns: the step stays unfinished, for the next start
+        return over
+
+    def stop(self, seconds: float) -> None:
+        """Ask running children for a last checkpoint, and wait for their end, `seconds` at most."""
+        self._stopping.set()
+        with self._idle:
+            self._idle.wait_for(lambda: self._running == 0, timeout=seconds)
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        self._count(1)
+        try:
+            yield
+        finally:
+            self._count(-1)
+
+    def _count(self, change: int) -> None:
+        with self._idle:
+            self._running += change
+            self._idle.notify_all()
+
+    def _watch_safely(self, scene_id: str, run: int) -> bool:
+        try:
+            over = self._watch(scene_id, run)
+            self._tidy(scene_id)
+        except (NotFound, Conflict):  # deleted, cancelled or replaced
+            return True
+        except Exception:
+            # A full disk, for example: the job is not to blame, and waits until it can go on.
+            log.exception("job interrupted", scene=scene_id, run=run)
+            self._stopping.wait(TROUBLE_SECONDS)
+            return False
+        return over
+
+    def _watch(self, scene_id: str, run: int) -> bool:
+        scene = self._take(scene_id, run)
+        if scene.status != Status.FITTING:
+            return True
+        child = spawn(CHILD, "fit", json.dumps(self._request(scene)))
+        try:
+            return self._follow(child, scene)
+        except NotFound:
+            end(child)  # before its folder is removed
+            self._store.remove_files(scene_id)
+            raise
+        finally:
+            end(child)
+
+    def _take(self, scene_id: str, run: int) -> Scene:
+        """Count one more start; a job that keeps dying without progress is given up."""
+        with self._store.edit(scene_id, run) as scene:
+            if scene.attempts < self._settings.job_attempts:
+                life.start(scene)
+            else:
+                reason = f"The fit ended {scene.attempts} times without any progress."
+                life.fail(scene, FitFailed.code, reason)
+        return scene
+
+    def _request(self, scene: Scene) -> Message:
+        settings = self._settings
+        shared = {"preset": scene.preset, "encoder": scene.encoder, "threads": settings.job_threads}
+        return {
+            "original": str(self._store.original(scene)),
+            "work": str(self._store.work_folder(scene.id)),
+            "spool": str(self._store.blobs.spool),
+            "limits": image_limits(settings),
+            "options": {**scene.options, **shared},
+            "checkpoint_seconds": settings.checkpoint_seconds,
+            "memory_bytes": settings.job_memory_bytes,
+        }
+
+    def _follow(self, child: Child, scene: Scene) -> bool:
+        """Take in what the child says until it ends; true when the job is over."""
+        heard = _listen(child)
+        deadline = time.monotonic() + self._settings.job_wall_seconds
+        while (message := _next(heard)) is not ENDED:
+            if message is not None and self._hear(scene, message):
+                return True
+            if self._store.get(scene.id).run != scene.run:
+                raise Conflict("This job is not wanted any more.")
+            if self._stopping.is_set():
+                child.terminate()
+            if time.monotonic() > deadline:
+                return self._fail(scene, FitFailed.code, "The fit has taken too long.")
+        return self._died(scene, child.wait())
+
+    def _hear(self, scene: Scene, message: Message) -> bool:
+        """Keep one message; true when it was the last."""
+        match message["say"]:
+            case "started":
+                self._store.forget_progress_after(scene.id, message["step"])
+            case "progress":
+                self._store.note_progress(scene.id, scene.run, message["progress"])
+            case "snapshot":
+                self._publish(scene, message)
+            case "done":
+                self._publish(scene, message, life.finish)
+                return True
+            case "failed":
+                error = message["error"]
+                return self._fail(scene, error["code"], error["message"])
+        return False
+
+    def _publish(self, scene: Scene, message: Message, then: Callable[[Scene], None] | None = None) -> None:
+        source = Path(message["file"])
+        try:
+            self._store.publish_snapshot(scene.id, scene.run, source, message["progress"], then)
+        finally:
+            source.unlink(missing_ok=True)
+
+    def _died(self, scene: Scene, code: int) -> bool:
+        """The child ended without a last word: again, unless it has done so too often."""
+        if self._stopping.is_set():
+            self._forgive(scene)
+            return False
+        log.warning("fit died", scene=scene.id, run=scene.run, exit=code)
+        if self._store.get(scene.id).attempts < self._settings.job_attempts:
+            return False
+        return self._fail(scene, FitFailed.code, f"The fit was ended by {_cause(code)}.")
+
+    def _forgive(self, scene: Scene) -> None:
+        """A start that was ended by us doesn't count."""
+        with self._store.edit(scene.id, scene.run) as row:
+            row.attempts = max(0, row.attempts - 1)
+
+    def _fail(self, scene: Scene, code: str, reason: str) -> bool:
+        with self._store.edit(scene.id, scene.run) as row:
+            life.fail(row, code, reason)
+        return True
+
+    def _tidy(self, scene_id: str) -> None:
+        """A finished scene needs no checkpoint."""
+        if self._store.get(scene_id).status == Status.READY:
+            self._store.drop_checkpoint(scene_id)
+
+
+def _listen(child: Child) -> Heard:
+    """What the child says, to be waited for with a time limit; ENDED comes last."""
+    heard: Heard = queue.SimpleQueue()
+    threading.Thread(target=_pass_on, args=(child, heard), daemon=True).start()
+    return heard
+
+
+def _pass_on(child: Child, heard: Heard) -> None:
+    assert child.stdout is not None
+    try:
+        for message in messages(child.stdout):
+            heard.put(message)
+    finally:
+        heard.put(ENDED)
+
+
+def _next(heard: Heard) -> Message | None:
+    try:
+        return heard.get(timeout=LOOK_SECONDS)
+    except queue.Empty:
+        return None
+
+
+def _cause(code: int) -> str:
+    if code >= 0:
+        return f"an error (exit status {code})"
+    if -code == signal.SIGKILL:
+        return "the system, probably for lack of memory"
+    return f"signal {-code}"

@@ -1,0 +1,193 @@
+"""Every limit and knob of the service: its name, unit, default and one sentence.
+
+A setting is read from the environment variable `ACORN_<NAME>`. Nothing here means "unlimited", zero
+is refused, and a combination that could not work is refused at start with the reason.
+`docs/settings.md` is written from this file by `python -m acorn_svc.settings`.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+MIB = 1024 * 1024
+GIB = 1024 * MIB
+PREFIX = "ACORN_"
+
+
+def _setting(default: Any, unit: str, sentence: str, *, least: float = 1, most: float) -> Any:
+    return Field(default, ge=least, le=most, description=sentence, json_schema_extra={"unit": unit})
+
+
+def _cores() -> int:
+    return os.cpu_count() or 1
+
+
+class Settings(BaseSettings):
+    """The settings of one server; immutable once it has started."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+
+    data: Path = Field(
+        default=Path("acorn-data"),
+        description="The one folder that holds the database and every file.",
+        json_schema_extra={"unit": "path"},
+    )
+    host: str = Field(
+        default="127.0.0.1",
+        min_length=1,
+        description="The address to listen on; the service has no log-in, so keep it private.",
+        json_schema_extra={"unit": "address"},
+    )
+    port: int = _setting(8000, "port", "The TCP port to listen on.", most=65_535)
+
+    max_upload_bytes: int = _setting(
+        512 * MIB, "bytes", "The largest upload, counted while it arrives.", most=1024 * GIB
+    )
+    max_request_bytes: int = _setting(8 * MIB, "bytes", "The largest body of any other request.", most=GIB)
+    min_free_disk_bytes: int = _setting(
+        GIB, "bytes", "Uploads are refused when they would leave less free disk.", most=1024 * GIB
+    )
+
+    max_image_pixels: int = _setting(
+        256_000_000, "pixels", "The largest image, width times height.", most=10**10
+    )
+    max_image_side: int = _setting(65_536, "pixels", "The longest side of an image.", most=1_000_000)
+    decode_memory_bytes: int = _setting(
+        4 * GIB, "bytes", "Memory of the process that checks an upload.", most=1024 * GIB
+    )
+    decode_cpu_seconds: int = _setting(
+        60, "seconds", "Processor time of the process that checks an upload.", most=3600
+    )
+    decode_wall_seconds: int = _setting(
+        90, "seconds", "Time after which the check of an upload is given up.", most=3600
+    )
+    max_decodes: int = _setting(
+        2, "processes", "Uploads that are checked at the same time; others wait.", most=256
+    )
+
+    max_queued_jobs: int = _setting(
+        1000, "jobs", "Jobs that may wait or run; further uploads are refused.", most=1_000_000
+    )
+    job_attempts: int = _setting(
+        3, "starts", "Starts of a job without a new checkpoint, after which it fails.", most=100
+    )
+    job_threads: int = _setting(
+        _cores(), "threads", "Processor threads of one fit; the default is every core.", most=1024
+    )
+    job_memory_bytes: int = _setting(
+        12 * GIB, "bytes", "Memory of the process that fits one scene.", most=16 * 1024 * GIB
+    )
+    job_wall_seconds: int = _setting(21_600, "seconds", "Time one start of a job may take.", most=30 * 86_400)
+    checkpoint_seconds: float = _setting(
+        10.0,
+        "seconds",
+        "Time between checkpoints, each of which is also shown as the scene's next version.",
+        least=0.01,
+        most=3600,
+    )
+    shutdown_seconds: int = _setting(
+        30, "seconds", "Time a stopping server gives requests and jobs to end.", most=600
+    )
+
+    max_tile_side: int = _setting(
+        4096, "pixels", "The longest side of a picture made by IIIF.", least=512, most=16_000
+    )
+    max_tile_pixels: int = _setting(
+        2048 * 2048,
+        "pixels",
+        "The largest picture made by IIIF, width times height.",
+        least=512 * 512,
+        most=256_000_000,
+    )
+    max_query_points: int = _setting(100_000, "points", "The most points in one query.", most=10_000_000)
+    max_region_pixels: int = _setting(
+        4_000_000_000, "pixels", "The largest region that is streamed.", most=10**12
+    )
+    max_in_flight_renders: int = _setting(
+        _cores(), "renders", "Pictures that are rendered at the same time.", most=1024
+    )
+    render_queue: int = _setting(
+        64, "renders", "Renders that may wait; further ones are answered 503.", most=100_000
+    )
+    render_wait_seconds: int = _setting(
+        20, "seconds", "Time a render may wait before it is answered 503.", most=600
+    )
+    field_cache_bytes: int = _setting(
+        512 * MIB, "bytes", "Memory for fields that are kept open.", most=1024 * GIB
+    )
+    tile_cache_bytes: int = _setting(256 * MIB, "bytes", "Memory for encoded tiles.", most=1024 * GIB)
+
+    @model_validator(mode="after")
+    def _refuse_unsafe(self) -> Self:
+        for safe, reason in self._combinations():
+            if not safe:
+                raise ValueError(reason)
+        return self
+
+    def _combinations(self) -> list[tuple[bool, str]]:
+        widest_pixel = 4 * 2  # four channels of 16 bits
+        return [
+            (
+                self.max_image_pixels * widest_pixel <= self.decode_memory_bytes,
+                "decode_memory_bytes must hold the largest image: max_image_pixels times 8 bytes",
+            ),
+            (
+                self.max_image_pixels * widest_pixel <= self.job_memory_bytes,
+                "job_memory_bytes must hold the largest image: max_image_pixels times 8 bytes",
+            ),
+            (
+                self.max_image_side**2 >= self.max_image_pixels,
+                "max_image_side squared must reach max_image_pixels, which could not be used",
+            ),
+            (
+                self.min_free_disk_bytes >= self.max_upload_bytes,
+                "min_free_disk_bytes must be at least max_upload_bytes, "
+                "or uploads that arrive together fill the disk",
+            ),
+            (
+                self.checkpoint_seconds < self.job_wall_seconds,
+                "checkpoint_seconds must be less than job_wall_seconds, or no progress is kept",
+            ),
+            (
+                self.max_request_bytes >= self.max_query_points * 8,
+                "max_request_bytes must hold max_query_points points of 8 bytes",
+            ),
+        ]
+
+    def environment(self) -> dict[str, str]:
+        """These settings as environment variables, for a process started by this one."""
+        values = self.model_dump(mode="json")
+        values["data"] = str(self.data.absolute())
+        return {f"{PREFIX}{name.upper()}": str(value) for name, value in values.items()}
+
+
+def settings_page() -> str:
+    """The page of the manual that lists every setting, as Markdown."""
+    head = (
+        "# Settings\n\n"
+        "Written by `python -m acorn_svc.settings > docs/settings.md`; do not edit it by hand.\n\n"
+        'Set them in the environment. No value means "unlimited", and zero is refused.\n\n'
+        "| variable | unit | default | meaning |\n|---|---|---|---|\n"
+    )
+    return head + "".join(_row(name) for name in Settings.model_fields)
+
+
+def _row(name: str) -> str:
+    field = Settings.model_fields[name]
+    extra = field.json_schema_extra
+    unit = extra["unit"] if isinstance(extra, dict) else ""
+    default = (
+        "number of cores" if field.default == _cores() and unit in CORE_UNITS else (f"`{field.default}`")
+    )
+    return f"| `{PREFIX}{name.upper()}` | {unit} | {default} | {field.description} |\n"
+
+
+CORE_UNITS = ("threads", "renders")
+
+if __name__ == "__main__":
+    print(settings_page(), end="")

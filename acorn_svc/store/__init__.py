@@ -1,0 +1,1 @@
+"""What the service keeps: rows in one SQLite file, files in one folder."""

@@ -1,0 +1,111 @@
+"""The service around the scenes: its manual, its settings, its page, its health."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from conftest import Gallery
+from fastapi.testclient import TestClient
+from pydantic import ValidationError
+
+import acorn_svc
+from acorn_svc import settings as settings_module
+from acorn_svc.api import errors
+from acorn_svc.errors import AcornError
+from acorn_svc.settings import Settings, settings_page
+
+PACKAGE = Path(settings_module.__file__).parent
+DOCS = PACKAGE.parent / "docs"
+
+
+def test_health(gallery: Gallery) -> None:
+    health = gallery.client.get("/healthz").json()
+    assert (health["status"], health["worker"]) == ("ok", "none")
+    assert health["version"] == acorn_svc.__version__
+    assert health["free_disk_bytes"] > 0
+
+
+def test_the_page_or_how_to_build_it(gallery: Gallery) -> None:
+    answer = gallery.client.get("/")
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/html")
+    assert "Acorn" in answer.text
+
+
+def test_the_manual_describes_every_operation(gallery: Gallery) -> None:
+    manual = gallery.client.get("/openapi.json").json()
+    tags = {tag["name"] for tag in manual["tags"]}
+    for path, operations in manual["paths"].items():
+        for method, operation in operations.items():
+            assert operation["summary"], (method, path)
+            assert operation["description"], (method, path)
+            assert set(operation["tags"]) <= tags, (method, path)
+            if "{id}" in path:
+                assert "404" in operation["responses"], (method, path)
+
+
+def test_every_error_has_a_status_that_says_whose_fault_it_is() -> None:
+    def below(kind: type[AcornError]) -> list[type[AcornError]]:
+        return [kind, *(found for child in kind.__subclasses__() for found in below(child))]
+
+    for kind in below(AcornError):
+        status = errors.status_of(kind("x"))
+        assert status in errors.DESCRIPTIONS or status == 500
+
+
+def test_an_unforeseen_error_tells_nothing(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("secret path /etc/passwd")
+
+    monkeypatch.setattr(gallery.store, "page", broken)
+    answer = gallery.client.get("/scenes")
+    assert answer.status_code == 500
+    assert answer.json()["error"]["code"] == "internal"
+    assert "secret" not in answer.text
+
+
+def test_every_setting_is_in_the_manual_and_used() -> None:
+    assert (DOCS / "settings.md").read_text() == settings_page()
+    source = "".join(path.read_text() for path in PACKAGE.rglob("*.py") if path.name != "settings.py")
+    for name in Settings.model_fields:
+        assert re.search(rf"settings\.{name}\b", source), name
+
+
+@pytest.mark.parametrize("name", sorted(Settings.model_fields))
+def test_zero_is_refused(name: str) -> None:
+    if Settings.model_fields[name].annotation in (int, float):
+        with pytest.raises(ValidationError):
+            Settings.model_validate({name: 0})
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"decode_memory_bytes": 1}, "decode_memory_bytes"),
+        ({"job_memory_bytes": 1}, "job_memory_bytes"),
+        ({"max_image_side": 10}, "max_image_side"),
+        ({"min_free_disk_bytes": 1}, "min_free_disk_bytes"),
+        ({"job_wall_seconds": 5}, "checkpoint_seconds"),
+        ({"max_request_bytes": 1}, "max_request_bytes"),
+        ({"unknown": 1}, "unknown"),
+    ],
+)
+def test_unsafe_combinations_are_refused_with_the_reason(values: dict[str, int], named: str) -> None:
+    with pytest.raises(ValidationError, match=named):
+        Settings.model_validate(values)
+
+
+def test_settings_survive_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    settings = Settings(data=tmp_path, port=81, checkpoint_seconds=2.5)
+    for name, value in settings.environment().items():
+        monkeypatch.setenv(name, value)
+    assert Settings() == settings
+
+
+def test_other_sites_may_show_pictures_but_not_change_scenes(gallery: Gallery) -> None:
+    client: TestClient = gallery.client
+    preflight = {"Origin": "https://example.org", "Access-Control-Request-Method": "DELETE"}
+    answer = client.options("/scenes/x", headers=preflight)
+    assert "access-control-allow-methods" not in answer.headers
