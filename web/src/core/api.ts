@@ -1,0 +1,146 @@
+/** Calls to the service. Every failure is an ApiError that carries the service's own words. */
+
+import type { BlockTree, ErrorBody, ImageInfo, Metadata, Preset, Scene, ScenePage } from "./types";
+
+export class ApiError extends Error {
+  constructor(
+    message: string,
+    readonly code: string,
+    readonly status: number,
+  ) {
+    super(message);
+    this.name = "ApiError";
+  }
+}
+
+const UNREACHABLE = "The server cannot be reached.";
+const PAGE_SIZE = 48;
+
+function isErrorBody(value: unknown): value is ErrorBody {
+  if (typeof value !== "object" || value === null || !("error" in value)) return false;
+  const error = value.error;
+  return typeof error === "object" && error !== null && "message" in error && "code" in error;
+}
+
+/** The error that a response with this status and text stands for. */
+export function errorFrom(status: number, text: string): ApiError {
+  try {
+    const body: unknown = JSON.parse(text);
+    if (isErrorBody(body)) return new ApiError(body.error.message, body.error.code, status);
+  } catch {
+    // Not JSON: a proxy answered, not the service.
+  }
+  return new ApiError(`The server answered with status ${status}.`, "error", status);
+}
+
+/** The words to show for anything that was thrown. */
+export function messageOf(reason: unknown): string {
+  return reason instanceof Error ? reason.message : String(reason);
+}
+
+/** Keeps path and query of a link, so that the page asks its own origin also behind a proxy. */
+export function sameOrigin(link: string): string {
+  const url = new URL(link, "http://origin.invalid");
+  return url.pathname + url.search;
+}
+
+/** A link that changes with the version, so that a cached older picture is not shown. */
+export function versioned(link: string, version: number): string {
+  const path = sameOrigin(link);
+  return `${path}${path.includes("?") ? "&" : "?"}v=${version}`;
+}
+
+const BUSY = 503;
+const BUSY_PAUSE_MS = 1000;
+
+/** A busy server, or a scene that changes at this moment, asks readers to come again. */
+async function send(path: string, init: RequestInit = {}, tries = 3): Promise<Response> {
+  const response = await fetch(path, init).catch(() => {
+    throw new ApiError(UNREACHABLE, "unreachable", 0);
+  });
+  if (response.status === BUSY && init.method === undefined && tries > 1) {
+    await new Promise((resolve) => setTimeout(resolve, BUSY_PAUSE_MS));
+    return send(path, init, tries - 1);
+  }
+  if (!response.ok) throw errorFrom(response.status, await response.text());
+  return response;
+}
+
+async function json<T>(path: string, init?: RequestInit): Promise<T> {
+  return (await (await send(path, init)).json()) as T;
+}
+
+const scenePath = (id: string): string => `/scenes/${encodeURIComponent(id)}`;
+
+export function listScenes(cursor: string | null = null): Promise<ScenePage> {
+  const query = new URLSearchParams({ limit: String(PAGE_SIZE) });
+  if (cursor !== null) query.set("cursor", cursor);
+  return json(`/scenes?${query}`);
+}
+
+export const getScene = (id: string): Promise<Scene> => json(scenePath(id));
+
+export const getTree = (scene: Scene): Promise<BlockTree> =>
+  json(versioned(scene.links.tree, scene.version));
+
+/** The image's IIIF description, its id moved to the page's own origin. */
+export async function getImageInfo(scene: Scene): Promise<ImageInfo> {
+  const path = versioned(scene.links.iiif, scene.version);
+  const info = await json<ImageInfo>(path);
+  return { ...info, id: new URL(path, location.href).href.replace(/\/info\.json.*$/, "") };
+}
+
+export function editScene(id: string, changes: Partial<Metadata>): Promise<Scene> {
+  return json(scenePath(id), {
+    method: "PATCH",
+    headers: { "content-type": "application/json" },
+    body: JSON.stringify(changes),
+  });
+}
+
+export async function cancelScene(id: string): Promise<void> {
+  await send(`${scenePath(id)}/cancel`, { method: "POST" });
+}
+
+export async function retryScene(id: string): Promise<void> {
+  await send(`${scenePath(id)}/retry`, { method: "POST" });
+}
+
+export async function deleteScene(id: string): Promise<void> {
+  await send(scenePath(id), { method: "DELETE" });
+}
+
+/** A file's name without its folder and extension: the first title of its scene. */
+export function titleFromFileName(name: string): string {
+  return name.replace(/^.*[/\\]/, "").replace(/(?<=.)\.[^.]*$/, "");
+}
+
+function uploadForm(file: File, preset: Preset): FormData {
+  const form = new FormData();
+  form.set("title", titleFromFileName(file.name));
+  form.set("preset", preset);
+  form.set("file", file, file.name);
+  return form;
+}
+
+/** Uploads a file as a new scene; onProgress gets the share sent, 0 to 1. */
+export function uploadScene(
+  file: File,
+  preset: Preset,
+  onProgress: (share: number) => void,
+): { done: Promise<Scene>; abort: () => void } {
+  // fetch cannot report how much of a body was sent.
+  const request = new XMLHttpRequest();
+  const done = new Promise<Scene>((resolve, reject) => {
+    request.upload.onprogress = (event) => onProgress(event.total ? event.loaded / event.total : 0);
+    request.onerror = () => reject(new ApiError(UNREACHABLE, "unreachable", 0));
+    request.onabort = () => reject(new ApiError("The upload was stopped.", "aborted", 0));
+    request.onload = () => {
+      if (request.status === 201) resolve(JSON.parse(request.responseText) as Scene);
+      else reject(errorFrom(request.status, request.responseText));
+    };
+    request.open("POST", "/scenes");
+    request.send(uploadForm(file, preset));
+  });
+  return { done, abort: () => request.abort() };
+}

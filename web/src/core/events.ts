@@ -1,0 +1,107 @@
+/** A scene followed live: the server's events folded into one plain value. */
+
+import { sameOrigin } from "./api";
+import { isActive } from "./status";
+import type { Progress, ProgressEvent, Scene } from "./types";
+
+export interface CurvePoint {
+  step: number;
+  seconds: number;
+  psnr: number;
+}
+
+export interface LiveScene {
+  scene: Scene;
+  /** PSNR over the fit, ordered by step. */
+  curve: readonly CurvePoint[];
+}
+
+export type SceneEvent =
+  | { type: "scene"; scene: Scene }
+  | { type: "progress"; progress: ProgressEvent };
+
+export const live = (scene: Scene): LiveScene => ({ scene, curve: [] });
+
+/** The curve with one more point. History may be sent again: what it repeats replaces what was there. */
+export function addPoint(curve: readonly CurvePoint[], progress: Progress): readonly CurvePoint[] {
+  const { step, seconds, psnr } = progress;
+  if (psnr === null || seconds === null) return curve;
+  const last = curve.at(-1);
+  // Between two measurements the last one is repeated.
+  if (last !== undefined && last.psnr === psnr && last.step <= step) return curve;
+  const kept = last === undefined || last.step < step ? curve : curve.filter((p) => p.step < step);
+  return [...kept, { step, seconds, psnr }];
+}
+
+/** The scene after a progress event. Replayed history neither changes its status nor takes it back. */
+function withProgress(scene: Scene, event: ProgressEvent): Scene {
+  const { id: _id, version, status: _status, ...progress } = event;
+  if (!isActive(scene.status)) return scene;
+  return { ...scene, progress, version: Math.max(version, scene.version) };
+}
+
+export function reduce(state: LiveScene, event: SceneEvent): LiveScene {
+  if (event.type === "scene") return { ...state, scene: event.scene };
+  return {
+    scene: withProgress(state.scene, event.progress),
+    curve: addPoint(state.curve, event.progress),
+  };
+}
+
+/** What EventSource is used for here; tests pass their own. */
+export interface EventSourceLike {
+  readonly readyState: number;
+  addEventListener(type: string, listener: (event: MessageEvent<string>) => void): void;
+  close(): void;
+}
+
+type Connect = (path: string) => EventSourceLike;
+const connectEventSource: Connect = (path) => new EventSource(path);
+
+const CLOSED = 2;
+const RECONNECT_MS = 3000;
+const REST_MS = 4000;
+
+/**
+ * Follows a scene until the returned function is called. A browser has six connections to a server,
+ * for all its tabs: the stream of a scene at rest is closed once its history has been told. And
+ * EventSource gives up for good when a proxy answers with an error: then it is opened anew.
+ */
+export function follow(
+  scene: Scene,
+  onEvent: (event: SceneEvent) => void,
+  connect: Connect = connectEventSource,
+): () => void {
+  let status = scene.status;
+  let source: EventSourceLike;
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const closeWhenAtRest = (): void => {
+    clearTimeout(timer);
+    if (!isActive(status)) timer = setTimeout(() => source.close(), REST_MS);
+  };
+  const onScene = (message: MessageEvent<string>): void => {
+    const received = JSON.parse(message.data) as Scene;
+    status = received.status;
+    closeWhenAtRest();
+    onEvent({ type: "scene", scene: received });
+  };
+  const onProgress = (message: MessageEvent<string>): void => {
+    closeWhenAtRest();
+    onEvent({ type: "progress", progress: JSON.parse(message.data) as ProgressEvent });
+  };
+  const onError = (): void => {
+    if (!isActive(status)) source.close();
+    else if (source.readyState === CLOSED) timer = setTimeout(open, RECONNECT_MS);
+  };
+  const open = (): void => {
+    source = connect(sameOrigin(scene.links.events));
+    source.addEventListener("scene", onScene);
+    source.addEventListener("progress", onProgress);
+    source.addEventListener("error", onError);
+  };
+  open();
+  return () => {
+    clearTimeout(timer);
+    source.close();
+  };
+}

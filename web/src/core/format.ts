@@ -1,0 +1,31 @@
+/** Numbers as people read them. */
+
+const UNITS = ["B", "KB", "MB", "GB", "TB"] as const;
+const count = new Intl.NumberFormat("en");
+const compact = new Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 3 });
+
+export const formatCount = (value: number): string => count.format(value);
+export const formatCompact = (value: number): string => compact.format(value);
+export const formatDecibels = (psnr: number): string => `${psnr.toFixed(1)} dB`;
+export const formatPercent = (share: number): string => `${Math.floor(share * 100)} %`;
+
+/** Decimal units, three significant digits. */
+export function formatBytes(bytes: number): string {
+  const exponent = bytes < 1000 ? 0 : Math.min(UNITS.length - 1, Math.floor(Math.log10(bytes) / 3));
+  const value = bytes / 1000 ** exponent;
+  return `${exponent === 0 ? value : Number(value.toPrecision(3))} ${UNITS[exponent]}`;
+}
+
+export function formatSeconds(seconds: number): string {
+  if (seconds < 9.95) return `${seconds.toFixed(1)} s`;
+  const whole = Math.round(seconds);
+  if (whole < 60) return `${whole} s`;
+  if (whole < 3600) return `${Math.floor(whole / 60)} min ${whole % 60} s`;
+  return `${Math.floor(whole / 3600)} h ${Math.floor((whole % 3600) / 60)} min`;
+}
+
+export function formatPixels(width: number, height: number): string {
+  const megapixels = (width * height) / 1e6;
+  const size = `${count.format(width)} × ${count.format(height)}`;
+  return megapixels < 1 ? size : `${size} · ${Number(megapixels.toPrecision(3))} MP`;
+}

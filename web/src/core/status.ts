@@ -1,0 +1,44 @@
+/** What may be done with a scene in each status; the server's life cycle decides, this follows. */
+
+import type { Scene, Stage, Status } from "./types";
+
+const ACTIVE: ReadonlySet<Status> = new Set<Status>(["queued", "fitting"]);
+const RETRYABLE: ReadonlySet<Status> = new Set<Status>(["failed", "cancelled"]);
+
+const STATUS_LABELS: Record<Status, string> = {
+  queued: "Waiting",
+  fitting: "Fitting",
+  ready: "Ready",
+  failed: "Failed",
+  cancelled: "Cancelled",
+};
+
+const STAGE_LABELS: Record<Stage, string> = {
+  measuring: "Measuring the image",
+  fitting: "Fitting",
+  evaluating: "Evaluating",
+  done: "Finishing",
+};
+
+export const isActive = (status: Status): boolean => ACTIVE.has(status);
+export const canCancel = isActive;
+export const canRetry = (status: Status): boolean => RETRYABLE.has(status);
+export const isVisible = (scene: Scene): boolean => scene.version > 0;
+
+/** What a scene is called on screen. */
+export function titleOf(scene: Scene): string {
+  return scene.title?.trim() || "Untitled";
+}
+
+/** One or two words on where the scene stands. */
+export function statusLabel(scene: Scene): string {
+  const stage = scene.progress?.stage;
+  return scene.status === "fitting" && stage ? STAGE_LABELS[stage] : STATUS_LABELS[scene.status];
+}
+
+/** Share of the steps done, 0 to 1. */
+export function fractionDone(scene: Scene): number {
+  const progress = scene.progress;
+  if (scene.status === "ready") return 1;
+  return progress && progress.steps > 0 ? Math.min(1, progress.step / progress.steps) : 0;
+}

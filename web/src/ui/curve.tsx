@@ -1,0 +1,88 @@
+import { useState } from "preact/hooks";
+import type { Box, Chart, ChartAxis } from "../core/chart";
+import { layoutChart, nearestPoint } from "../core/chart";
+import type { CurvePoint } from "../core/events";
+import { formatCompact, formatCount, formatDecibels, formatSeconds } from "../core/format";
+
+const WIDTH = 320;
+const HEIGHT = 168;
+const BOX: Box = { left: 26, top: 10, width: 284, height: 134 };
+const BOTTOM = BOX.top + BOX.height;
+
+const AXES: readonly { value: ChartAxis; label: string }[] = [
+  { value: "seconds", label: "seconds" },
+  { value: "step", label: "steps" },
+];
+
+function Grid({ chart }: { chart: Chart }) {
+  return (
+    <g class="curve-grid">
+      {chart.yTicks.map(({ value, at }) => (
+        <g key={value}>
+          <line x1={BOX.left} x2={BOX.left + BOX.width} y1={at} y2={at} />
+          <text x={BOX.left - 6} y={at + 3.5} text-anchor="end">{value}</text>
+        </g>
+      ))}
+      {chart.xTicks.map(({ value, at }) => (
+        <text key={value} x={at} y={BOTTOM + 16} text-anchor="middle">{formatCompact(value)}</text>
+      ))}
+    </g>
+  );
+}
+
+function describe(point: CurvePoint): string {
+  const { psnr, seconds, step } = point;
+  return `${formatDecibels(psnr)} after ${formatSeconds(seconds)}, step ${formatCount(step)}`;
+}
+
+function AxisChoice({ axis, onChange }: { axis: ChartAxis; onChange: (axis: ChartAxis) => void }) {
+  return (
+    <select
+      aria-label="Horizontal axis"
+      value={axis}
+      onChange={(event) => onChange(event.currentTarget.value as ChartAxis)}
+    >
+      {AXES.map(({ value, label }) => <option key={value} value={value}>by {label}</option>)}
+    </select>
+  );
+}
+
+/** Share of the plot's width under the pointer, 0 to 1. */
+function pointedShare(event: PointerEvent & { currentTarget: SVGSVGElement }): number {
+  const frame = event.currentTarget.getBoundingClientRect();
+  const x = ((event.clientX - frame.left) / frame.width) * WIDTH;
+  return Math.min(1, Math.max(0, (x - BOX.left) / BOX.width));
+}
+
+/** PSNR over the fit; nothing to see before two measurements. */
+export function PsnrCurve({ points }: { points: readonly CurvePoint[] }) {
+  const [axis, setAxis] = useState<ChartAxis>("seconds");
+  const [share, setShare] = useState<number | null>(null);
+  const last = points.at(-1);
+  if (last === undefined || points.length < 2) return null;
+  const chart = layoutChart(points, axis, BOX);
+  const marked = (share === null ? null : nearestPoint(points, axis, share)) ?? last;
+  const at = chart.place(marked);
+  return (
+    <figure class="curve">
+      <figcaption>
+        <h2>Fidelity in dB</h2>
+        <AxisChoice axis={axis} onChange={setAxis} />
+      </figcaption>
+      <svg
+        viewBox={`0 0 ${WIDTH} ${HEIGHT}`}
+        role="img"
+        aria-label={describe(last)}
+        onPointerMove={(event) => setShare(pointedShare(event))}
+        onPointerLeave={() => setShare(null)}
+      >
+        <Grid chart={chart} />
+        <path class="curve-area" d={chart.area} />
+        <path class="curve-line" d={chart.line} />
+        {share !== null && <line class="curve-cursor" x1={at.x} x2={at.x} y1={BOX.top} y2={BOTTOM} />}
+        <circle class="curve-mark" cx={at.x} cy={at.y} r={3.5} />
+      </svg>
+      <p class="curve-read">{describe(marked)}</p>
+    </figure>
+  );
+}

@@ -1,0 +1,66 @@
+import { versioned } from "../core/api";
+import { formatDecibels, formatPercent, formatPixels } from "../core/format";
+import { sceneHash } from "../core/route";
+import { fractionDone, isActive, isVisible, statusLabel, titleOf } from "../core/status";
+import type { Preset, Scene } from "../core/types";
+import { Dropzone } from "./dropzone";
+import type { GalleryState } from "./hooks";
+import { Logo } from "./icons";
+import { Notice } from "./notice";
+
+function Thumbnail({ scene }: { scene: Scene }) {
+  if (!isVisible(scene)) return <div class="thumbnail empty"><Logo /></div>;
+  const src = versioned(scene.links.thumbnail, scene.version);
+  return <div class="thumbnail"><img src={src} alt="" loading="lazy" decoding="async" /></div>;
+}
+
+function detailOf(scene: Scene): string {
+  if (scene.status === "fitting") return `${statusLabel(scene)}, ${formatPercent(fractionDone(scene))}`;
+  if (scene.status !== "ready") return statusLabel(scene);
+  return scene.width && scene.height ? formatPixels(scene.width, scene.height) : "";
+}
+
+function SceneCard({ scene }: { scene: Scene }) {
+  const psnr = scene.progress?.psnr ?? null;
+  return (
+    <li>
+      <a class={`card ${scene.status}`} href={sceneHash(scene.id)}>
+        <Thumbnail scene={scene} />
+        {isActive(scene.status) && (
+          <progress max={1} value={fractionDone(scene)} aria-label={`Fit of ${titleOf(scene)}`} />
+        )}
+        <span class="card-title">{titleOf(scene)}</span>
+        <span class="card-detail">
+          <span class="card-status">{detailOf(scene)}</span>
+          {psnr !== null && <span class="card-psnr">{formatDecibels(psnr)}</span>}
+        </span>
+      </a>
+    </li>
+  );
+}
+
+interface Props {
+  state: GalleryState;
+  onFiles: (files: readonly File[], preset: Preset) => void;
+}
+
+export function GalleryPage({ state, onFiles }: Props) {
+  const { gallery, error, more } = state;
+  document.title = "Acorn";
+  // The welcome and the list look different: neither is shown before it is known which it is.
+  if (gallery === null && error === null) return <main class="gallery" aria-busy="true" />;
+  return (
+    <main class="gallery">
+      <Dropzone welcoming={gallery?.total === 0} onFiles={onFiles} />
+      {error !== null && <Notice message={error} action="Try again" onAction={state.refresh} />}
+      <ul class="cards" aria-label="Scenes">
+        {gallery?.scenes.map((scene) => <SceneCard key={scene.id} scene={scene} />)}
+      </ul>
+      {gallery !== null && gallery.next !== null && (
+        <button class="button more" onClick={more}>
+          Show more ({gallery.scenes.length} of {gallery.total})
+        </button>
+      )}
+    </main>
+  );
+}

@@ -1,0 +1,64 @@
+/** What people read: numbers, names, addresses. */
+
+import { describe, expect, it } from "vitest";
+import { formatBytes, formatPercent, formatPixels, formatSeconds } from "../src/core/format";
+import { parseRoute, sceneHash } from "../src/core/route";
+import { fractionDone, statusLabel, titleOf } from "../src/core/status";
+import { makeProgress, makeScene } from "./scenes";
+
+it.each([
+  [0, "0 B"],
+  [999, "999 B"],
+  [1000, "1 KB"],
+  [785_610, "786 KB"],
+  [20_386_114, "20.4 MB"],
+  [3.2e12, "3.2 TB"],
+  [5e15, "5000 TB"],
+])("%d bytes read %j", (bytes, text) => expect(formatBytes(bytes)).toBe(text));
+
+it.each([
+  [0.04, "0.0 s"],
+  [9.94, "9.9 s"],
+  [9.96, "10 s"],
+  [59.6, "1 min 0 s"],
+  [3599, "59 min 59 s"],
+  [7260, "2 h 1 min"],
+])("%f seconds read %j", (seconds, text) => expect(formatSeconds(seconds)).toBe(text));
+
+it("sizes name megapixels from one on", () => {
+  expect(formatPixels(512, 512)).toBe("512 × 512");
+  expect(formatPixels(5000, 4000)).toBe("5,000 × 4,000 · 20 MP");
+});
+
+it("a share never reads as done too early", () => expect(formatPercent(0.999)).toBe("99 %"));
+
+describe("routes", () => {
+  it("of scenes are read back", () => {
+    const id = "0123456789abcdefghjkmnpqrs";
+    expect(parseRoute(sceneHash(id))).toEqual({ page: "scene", id });
+  });
+
+  it.each(["", "#/", "#/scene/", "#/scene/A B", "#/scene/x/y", "#/other"])("%j is the list", (hash) =>
+    expect(parseRoute(hash)).toEqual({ page: "gallery" }),
+  );
+});
+
+describe("a scene", () => {
+  it("without a title has a name", () => {
+    expect(titleOf(makeScene({ title: "  " }))).toBe("Untitled");
+    expect(titleOf(makeScene({ title: null }))).toBe("Untitled");
+  });
+
+  it("being fitted tells its stage, at rest its status", () => {
+    const progress = { ...makeProgress(1, null), stage: "measuring" as const };
+    expect(statusLabel(makeScene({ progress }))).toBe("Measuring the image");
+    expect(statusLabel(makeScene({ progress, status: "failed" }))).toBe("Failed");
+  });
+
+  it("knows how far its fit is", () => {
+    expect(fractionDone(makeScene({ progress: makeProgress(25, 30) }))).toBe(0.25);
+    expect(fractionDone(makeScene())).toBe(0);
+    expect(fractionDone(makeScene({ status: "ready" }))).toBe(1);
+    expect(fractionDone(makeScene({ progress: { ...makeProgress(0, null), steps: 0 } }))).toBe(0);
+  });
+});
