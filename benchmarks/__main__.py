@@ -1,6 +1,7 @@
 """Runs the benchmarks and writes `benchmarks/results/<version>.tsv`.
 
-python -m benchmarks [NAME ...] [--seconds 60] [--highs-seconds 0] [--output FILE]
+python -m benchmarks [NAME ...] [--seconds 60] [--image FILE] [--blocks N] [--highs-seconds 0]
+    [--output FILE]
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def _allocation(arguments: argparse.Namespace) -> Iterator[Measurement]:
 def _fitting(arguments: argparse.Namespace) -> Iterator[Measurement]:
     from benchmarks import fitting
 
-    return fitting.measure(arguments.seconds)
+    return fitting.measure(arguments.seconds, arguments.image, arguments.blocks)
 
 
 def _operations(_: argparse.Namespace) -> Iterator[Measurement]:
@@ -73,6 +74,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measures Acorn.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}")
     parser.add_argument("--seconds", type=float, default=60, help="time of one fit")
+    parser.add_argument("--image", type=Path, action="append", default=[], help="fit this file instead")
+    parser.add_argument("--blocks", type=int, help="most blocks of one fit")
     parser.add_argument(
         "--highs-seconds",
         type=float,

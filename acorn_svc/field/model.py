@@ -208,6 +208,8 @@ class Field:
 
     def _checked(self, region: Region | None, size: Size | None) -> tuple[Region, Size]:
         region = (0, 0, self.width, self.height) if region is None else region
+        if len(region) != 4:
+            raise BadRequest("a region is four numbers: x, y, width, height")
         x, y, width, height = region
         inside = (
             all(math.isfinite(value) for value in region)
@@ -347,7 +349,7 @@ class _Axis:
         first = math.floor(start / side + TOLERANCE)
         last = min(math.ceil((start + length) / side - TOLERANCE), scaled_size(limit, scale))
         pixels = range(first, max(last, first + 1))
-        edges = np.minimum(np.arange(pixels.start, pixels.stop + 1) * float(side), limit)
+        edges = side * np.arange(pixels.start, pixels.stop + 1, dtype=np.float64)
         return _Axis(pixels, np.arange(first + 0.5, pixels.stop) * side, edges, bounds)
 
     def reduce(self, values: FloatImage) -> FloatImage:

@@ -19,7 +19,7 @@ gather each vertex once per patch instead of once per pixel.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache
 
 import torch
@@ -29,6 +29,8 @@ from acorn_svc.field.lattice import Lattice
 
 SLOTS = 5
 DIRECT_SLOTS = SLOTS - 1
+
+Gather = Callable[[Tensor], Tensor]
 
 
 class Reader:
@@ -86,12 +88,18 @@ class Reader:
         return folded.reshape(-1, features.shape[1])
 
     def patches(
-        self, features: Tensor, corners: Tensor, scale: int, side: int, folded: Tensor | None = None
+        self,
+        features: Tensor | Gather,
+        corners: Tensor,
+        scale: int,
+        side: int,
+        folded: Tensor | None = None,
     ) -> Tensor:
         """Reads whole patches of pixels.
 
         Args:
-            features: ``[vertices + 1, channels]``, row 0 zero.
+            features: ``[vertices + 1, channels]``, row 0 zero; or a function from rows of it ``[v, n]`` to
+                their features ``[v, n, channels]``, which is called once.
             corners: ``int64 [n, dimension]``, lowest pixel of each patch in pixels of ``scale``; multiples of
                 ``side``.
             scale: 0 to ``depth``.
@@ -175,7 +183,7 @@ class Reader:
 
     def _read_levels(
         self,
-        features: Tensor,
+        features: Tensor | Gather,
         ancestors: Tensor,
         corners: Tensor,
         level: int,
@@ -193,7 +201,8 @@ class Reader:
         rows = ancestors[:, [level - up for up in coarse]].T
         index = [self._fine_index(ancestors[:, level - up], corners, up, side) for up in fine]
         index.append(self._coarse_index(rows, corners, exponents))
-        gathered = _gather(features, self._table[torch.cat(index)])
+        vertices = self._table[torch.cat(index)]
+        gathered = _gather(features, vertices) if isinstance(features, Tensor) else features(vertices)
         *parts, rest = torch.split(gathered, [len(part) for part in index])
         rest = rest.reshape(len(coarse), 1 << self.dimension, *rest.shape[1:])
         return parts, _at_corners(rest, corners, exponents, side)

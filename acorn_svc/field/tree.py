@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 
-MAX_DEPTH = {2: 24, 3: 16}
+MAX_DEPTH = {2: 22, 3: 12}
 ABSENT = -1
 
 
@@ -202,6 +202,8 @@ class Tree:
 
     def refine(self, split_rows: IntArray, merge_rows: IntArray) -> Tree:
         """Splits and merges at once; see :meth:`split` and :meth:`merge`."""
+        if len(np.unique(split_rows)) < len(split_rows):
+            raise ValueError("a block cannot be split twice")
         if not self.is_leaf[split_rows].all() or (self.levels[split_rows] >= self.depth).any():
             raise ValueError("only leaves above the finest level can be split")
         merged = self.children[merge_rows]

@@ -222,6 +222,8 @@ class _Run:
             self._reallocate()
         if measures_at(self.step, self.steps):
             self.psnr = self._sample_psnr()
+            if self._good_enough():  # the sample may flatter
+                self.measure_everything()
 
     def fix_steps(self, begin: float) -> None:
         """Turns the time limit into a number of steps: measures the speed on a copy of the run."""

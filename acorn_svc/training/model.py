@@ -6,29 +6,29 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any
+from types import EllipsisType
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.optim.adam import adam
 
 from acorn_svc.field.decoder import decode, scale_layers
 from acorn_svc.field.encoders import FEATURES, VertexFeatures
-from acorn_svc.field.lattice import ZERO_ROW, Lattice
+from acorn_svc.field.lattice import Lattice
 from acorn_svc.field.model import Field, initial_parameters
 from acorn_svc.field.reader import Reader
 from acorn_svc.field.state import Architecture, FitRecord, Signal
 from acorn_svc.field.tree import Tree
+from acorn_svc.training.optimisers import Slot, TouchedRows, adam_step, row_step
 from acorn_svc.training.presets import PATCH_SIDE
 from acorn_svc.training.state import select_prefix, with_prefix
 
-BETAS = (0.9, 0.99)
-EPSILON = 1e-12
-
 Arrays = dict[str, NDArray[np.generic]]
 Part = tuple[Tensor, Tensor, Tensor]
+
+TABLES = ("parameters", "first", "second")
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,19 @@ class Rates:
 
     encoder: float
     decoder: float
+
+
+class Learned(NamedTuple):
+    """What some patches taught.
+
+    ``rows [n]`` of the features and their gradients ``[n, channels]``, gradients of the decoder's parameters,
+    and the summed squared error of each patch.
+    """
+
+    rows: Tensor
+    features: Tensor
+    decoder: tuple[Tensor, ...]
+    squares: Tensor
 
 
 class TrainableField:
@@ -57,11 +70,13 @@ class TrainableField:
         self._map = _mapper(threads)
         self._signal = signal
         self._architecture = architecture
-        self._parameters = _tensors(select_prefix("parameters", arrays))
-        self._first = _tensors(select_prefix("first", arrays))
-        self._second = _tensors(select_prefix("second", arrays))
-        self._encoder_steps = _tensors(arrays)["updates.encoder"]
-        self._decoder_steps = _tensors(arrays)["updates.decoder"]
+        self._parameters, self._first, self._second = (
+            _tensors(select_prefix(prefix, arrays)) for prefix in TABLES
+        )
+        self._tables = (self._parameters, self._first, self._second)
+        updates = _tensors(select_prefix("updates", arrays))
+        self._encoder_steps, self._decoder_steps = updates["encoder"], updates["decoder"]
+        self._last_steps = updates["features"]
         self._set_lattice(lattice)
 
     @staticmethod
@@ -75,21 +90,23 @@ class TrainableField:
         """Fresh parameters."""
         parameters = initial_parameters(architecture, signal, lattice, generator)
         arrays = with_prefix("parameters", {name: tensor.numpy() for name, tensor in parameters.items()})
-        for moment in ("first", "second"):
-            zeros = {name: np.zeros(tensor.shape, np.float32) for name, tensor in parameters.items()}
-            arrays |= with_prefix(moment, {**zeros})
+        zeros = {name: np.zeros(tensor.shape, np.float32) for name, tensor in parameters.items()}
+        arrays |= with_prefix("second", {**zeros})
+        zeros.pop(FEATURES, None)
+        arrays |= with_prefix("first", {**zeros})
         arrays["updates.encoder"] = np.zeros(1, np.float32)
         arrays["updates.decoder"] = np.zeros(lattice.tree.depth + 1, np.float32)
+        arrays["updates.features"] = np.zeros(lattice.vertices + 1, np.float32)
         return TrainableField(signal, architecture, lattice, arrays, threads)
 
     def to_arrays(self) -> Arrays:
         """Copies of everything that learns; the constructor takes them back."""
-        groups = {"parameters": self._parameters, "first": self._first, "second": self._second}
         arrays: Arrays = {}
-        for prefix, tensors in groups.items():
+        for prefix, tensors in zip(TABLES, self._tables, strict=True):
             arrays |= with_prefix(prefix, {name: tensor.numpy().copy() for name, tensor in tensors.items()})
         arrays["updates.encoder"] = self._encoder_steps.numpy().copy()
         arrays["updates.decoder"] = self._decoder_steps.numpy().copy()
+        arrays["updates.features"] = self._last_steps.numpy().copy()
         return arrays
 
     def to_field(self, record: FitRecord) -> Field:
@@ -114,32 +131,69 @@ class TrainableField:
         """
         encoder, decoder = self._active("encoder", scale), self._active("decoder", scale)
         features = self._vertex_features(encoder)
-        leaves = [features.detach().requires_grad_(), *decoder.values()]
         total = weights.sum() * truth.shape[2]
 
-        def learn(part: Part) -> tuple[tuple[Tensor, ...], Tensor]:
-            squares = self._squares(leaves[0], decoder, part, scale)
-            return torch.autograd.grad(squares.sum() / total, leaves), squares.detach().sum(dim=0)
+        def learn(part: Part) -> Learned:
+            return self._learn(features.detach(), decoder, part, scale, total)
 
-        results = list(self._map(learn, _parts(corners, truth, weights, self._threads)))
-        of_features, *of_decoder = _sums([gradients for gradients, _ in results])
-        of_features[ZERO_ROW] = 0
-        of_encoder = _through(features, list(encoder.values()), of_features)
-        self._update(list(encoder), of_encoder, scale, rates.encoder, self._encoder_steps[0])
-        self._update(list(decoder), of_decoder, scale, rates.decoder, self._decoder_steps[scale])
-        return torch.cat([squares for _, squares in results])
+        learned = list(self._map(learn, _parts(corners, truth, weights, self._threads)))
+        rows = torch.cat([part.rows for part in learned])
+        touched, gradient = self._touched.sum(rows, torch.cat([part.features for part in learned]))
+        self._update_encoder(encoder, features, touched, gradient, rates.encoder)
+        sums = [reduce(torch.add, same) for same in zip(*(part.decoder for part in learned), strict=True)]
+        slots = [self._slot(name, scale) for name in decoder]
+        adam_step(slots, sums, rates.decoder, self._decoder_steps[scale])
+        return torch.cat([part.squares for part in learned])
 
     def _active(self, room: str, scale: int) -> dict[str, Tensor]:
         """The parameters of ``"encoder"`` or ``"decoder"`` that learn at ``scale``, ready for gradients."""
-        names = [name for name in self._parameters if name.startswith(room)]
-        return {name: self._slice(self._parameters, name, scale).detach().requires_grad_() for name in names}
+        named = {name: tensor for name, tensor in self._parameters.items() if name.startswith(room)}
+        if room == "decoder":
+            named = {name: tensor[scale] for name, tensor in named.items()}
+        return {name: tensor.detach().requires_grad_() for name, tensor in named.items()}
 
-    def _squares(self, features: Tensor, decoder: dict[str, Tensor], part: Part, scale: int) -> Tensor:
-        """Squared errors ``[PATCH_SIDE**2, n]`` of patches, summed over the channels."""
+    def _learn(
+        self, features: Tensor, decoder: dict[str, Tensor], part: Part, scale: int, total: Tensor
+    ) -> Learned:
+        """Gradients of the squared error of some patches, divided by ``total``."""
         corners, truth, weights = part
-        inputs = self.reader.patches(features, corners, scale, PATCH_SIDE)
-        values = decode(inputs.reshape(-1, inputs.shape[2]), _layers(decoder))
-        return (values.reshape(truth.shape) - truth).square().sum(dim=2) * weights
+        rows: list[Tensor] = []
+        values: list[Tensor] = []
+
+        def gather(vertices: Tensor) -> Tensor:
+            rows.append(vertices.flatten())
+            values.append(features[vertices].requires_grad_())
+            return values[0]
+
+        inputs = self.reader.patches(gather, corners, scale, PATCH_SIDE)
+        output = decode(inputs.reshape(-1, inputs.shape[2]), _layers(decoder))
+        squares = (output.reshape(truth.shape) - truth).square().sum(dim=2) * weights
+        gradients = torch.autograd.grad(squares.sum() / total, [values[0], *decoder.values()])
+        return Learned(rows[0], gradients[0].flatten(0, 1), gradients[1:], squares.detach().sum(dim=0))
+
+    def _update_encoder(
+        self, encoder: dict[str, Tensor], features: Tensor, rows: Tensor, gradient: Tensor, rate: float
+    ) -> None:
+        """Learns from the gradient of some rows of the features.
+
+        Features that are learned directly change in these rows alone: a step of a large picture costs no more
+        than one of a small picture.
+        """
+        if FEATURES in encoder:
+            row_step(
+                self._parameters[FEATURES],
+                self._second[FEATURES],
+                self._last_steps,
+                rows,
+                gradient,
+                rate,
+                self._encoder_steps[0],
+            )
+        else:
+            dense = torch.zeros_like(features).index_copy(0, rows, gradient)
+            gradients = list(torch.autograd.grad(features, list(encoder.values()), dense))
+            slots = [self._slot(name, ...) for name in encoder]
+            adam_step(slots, gradients, rate, self._encoder_steps[0])
 
     def move_to(self, tree: Tree) -> None:
         """Takes another tree; vertices that both trees have keep their features, new ones start at zero.
@@ -149,10 +203,13 @@ class TrainableField:
         lattice = Lattice.build(tree, self._architecture.cells)
         if self._architecture.encoder == "grid":
             here, there = lattice.carry_over(self.lattice)
-            for tensors in (self._parameters, self._first, self._second):
+            for tensors in (self._parameters, self._second):
                 moved = torch.zeros(lattice.vertices + 1, self._architecture.features)
                 moved[here] = tensors[FEATURES][there]
                 tensors[FEATURES] = moved
+            last = torch.zeros(lattice.vertices + 1)
+            last[here] = self._last_steps[there]
+            self._last_steps = last
         self._set_lattice(lattice)
 
     def render_patches(self, corners: Tensor, side: int) -> Tensor:
@@ -179,33 +236,12 @@ class TrainableField:
         self.lattice = lattice
         self.reader = Reader(lattice)
         self._vertex_features = VertexFeatures(self._architecture, lattice)
+        self._touched = TouchedRows(lattice.vertices + 1)
 
-    @staticmethod
-    def _slice(tensors: dict[str, Tensor], name: str, scale: int) -> Tensor:
-        return tensors[name][scale] if name.startswith("decoder") else tensors[name]
-
-    def _update(
-        self, names: list[str], gradients: list[Tensor], scale: int, rate: float, count: Tensor
-    ) -> None:
-        """Adam on the given tensors, or on their slices for one scale."""
-        with torch.no_grad():
-            adam(
-                [self._slice(self._parameters, name, scale) for name in names],
-                gradients,
-                [self._slice(self._first, name, scale) for name in names],
-                [self._slice(self._second, name, scale) for name in names],
-                [],
-                [count.clone() for _ in names],
-                fused=True,
-                amsgrad=False,
-                beta1=BETAS[0],
-                beta2=BETAS[1],
-                lr=rate,
-                weight_decay=0.0,
-                eps=EPSILON,
-                maximize=False,
-            )
-            count += 1
+    def _slot(self, name: str, index: int | EllipsisType) -> Slot:
+        """A view of a part of a parameter and of its two moments."""
+        parameter, first, second = (tensors[name][index] for tensors in self._tables)
+        return parameter, first, second
 
 
 def _mapper(threads: int) -> Callable[..., Iterable[Any]]:
@@ -218,16 +254,6 @@ def _mapper(threads: int) -> Callable[..., Iterable[Any]]:
 def _parts(corners: Tensor, truth: Tensor, weights: Tensor, count: int) -> list[Part]:
     split = corners.tensor_split(count), truth.tensor_split(count, dim=1), weights.tensor_split(count, dim=1)
     return list(zip(*split, strict=True))
-
-
-def _sums(gradients: list[tuple[Tensor, ...]]) -> list[Tensor]:
-    """The gradients of all parts together, added in their order."""
-    return [reduce(torch.add, parts) for parts in zip(*gradients, strict=True)]
-
-
-def _through(features: Tensor, parameters: list[Tensor], gradient: Tensor) -> list[Tensor]:
-    """Carries the gradient of the features on to the encoder's parameters."""
-    return list(torch.autograd.grad(features, parameters, gradient))
 
 
 def _layers(named: dict[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
