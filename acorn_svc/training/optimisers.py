@@ -54,7 +54,6 @@ class TouchedRows:
     """
 
     def __init__(self, count: int) -> None:
-        self._touched = torch.zeros(count, dtype=torch.bool)
         self._place = torch.zeros(count, dtype=torch.int64)
 
     def sum(self, rows: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:
@@ -65,14 +64,12 @@ class TouchedRows:
             gradients: ``[n, channels]``.
 
         Returns:
-            ``int64 [touched]`` rows, ascending, and ``[touched, channels]``.
+            ``int64 [touched]`` rows without repeats, and ``[touched, channels]``.
         """
-        rows = rows.long()
-        self._touched[rows] = True
-        self._touched[ZERO_ROW] = False
-        touched = self._touched.nonzero()[:, 0]
-        self._touched[touched] = False
-        self._place[touched] = torch.arange(len(touched))
+        rows, order = rows.long(), torch.arange(len(rows))
+        self._place[rows] = order  # of each row one mention stays, which then stands for all
+        touched = rows[(self._place[rows] == order) & (rows != ZERO_ROW)]
+        self._place[touched] = order[: len(touched)]
         self._place[ZERO_ROW] = len(touched)
         total = gradients.new_zeros(len(touched) + 1, gradients.shape[1])
         return touched, total.index_add_(0, self._place[rows], gradients)[:-1]

@@ -83,7 +83,11 @@ class Gallery:
         """The next version of a scene, as a running fit publishes it."""
         upload = self.store.blobs.spool_file()
         write_field(upload, field)
-        self.store.publish_snapshot(scene_id, 0, upload, {})
+        progress = {
+            "stage": "fitting", "step": 1, "steps": 2, "seconds": 1.0, "psnr": None,
+            "blocks": len(field.blocks()), "parameters": 1, "bytes": upload.stat().st_size,
+        }  # fmt: skip
+        self.store.publish_snapshot(scene_id, 0, upload, progress)
 
 
 @contextmanager
