@@ -8,23 +8,22 @@ browser, curl ─▶ uvicorn ─▶ application (never decodes an upload, never 
 
 from __future__ import annotations
 
+import ipaddress
 import tempfile
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from types import FrameType
 
 import anyio.to_thread
+import structlog
 import uvicorn
 from fastapi import FastAPI
-from fastapi.responses import FileResponse, HTMLResponse, Response
-from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from acorn_svc import __version__
-from acorn_svc.api import deepzoom, errors, events, health, iiif, query, region, scenes
+from acorn_svc.api import deepzoom, errors, events, health, iiif, page, query, region, scenes
 from acorn_svc.api.rendering import Renderer
 from acorn_svc.jobs.inspection import Inspector
 from acorn_svc.jobs.queue import JobQueue
@@ -32,13 +31,6 @@ from acorn_svc.jobs.worker import EmbeddedWorker, lock_folder
 from acorn_svc.settings import Settings
 from acorn_svc.store.scenes import SceneStore
 
-WEB = Path(__file__).parents[1] / "web"
-NO_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Acorn</title>
-<h1>Acorn is running</h1>
-<p>The page has not been built into this copy. <code>make web</code> builds it.</p>
-<p>The service itself is complete: <a href="/docs">read its manual</a>
-or <a href="/scenes">list the scenes</a>.</p></html>
-"""
 DESCRIPTION = """
 Acorn turns an image into an adaptive neural field, a small network that knows the picture at every
 scale, and serves it while it is still learning.
@@ -59,6 +51,7 @@ TAGS = [
     {"name": "Query", "description": "The field itself: coordinates in, values out."},
     {"name": "Service", "description": "The service itself."},
 ]
+log = structlog.get_logger()
 SAFE_HEADERS = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"same-origin")]
 
 
@@ -71,6 +64,8 @@ def create_app(settings: Settings, worker: EmbeddedWorker | None = None) -> Fast
         description=DESCRIPTION,
         openapi_tags=TAGS,
         lifespan=_lifespan,
+        docs_url=None,
+        redoc_url=None,
         responses=errors.documented(422),
     )
     store = SceneStore(settings.data)
@@ -85,7 +80,7 @@ def create_app(settings: Settings, worker: EmbeddedWorker | None = None) -> Fast
         app.include_router(module.router)
     for module in (iiif, deepzoom, region, query):
         app.include_router(module.router, responses=errors.documented(400, 404, 503))
-    _add_page(app, WEB)
+    page.install(app)
     errors.install(app)
     app.add_middleware(Guard, max_request_bytes=settings.max_request_bytes)
     return app
@@ -142,31 +137,6 @@ def _marked(send: Send) -> Send:
     return marked
 
 
-def _add_page(app: FastAPI, folder: Path) -> None:
-    """Serve the page and its files from `folder`, or say how to build it."""
-
-    @app.get("/", include_in_schema=False)
-    def page() -> Response:
-        index = folder / "index.html"
-        if not index.is_file():
-            return HTMLResponse(NO_PAGE)
-        return FileResponse(index, headers={"Cache-Control": "no-cache"})
-
-    if not folder.is_dir():
-        return
-    for file in sorted(folder.iterdir()):
-        if file.is_dir():
-            app.mount(f"/{file.name}", StaticFiles(directory=file))
-        elif file.name != "index.html":
-            _add_file(app, file)
-
-
-def _add_file(app: FastAPI, file: Path) -> None:
-    @app.get(f"/{file.name}", include_in_schema=False)
-    def get() -> FileResponse:
-        return FileResponse(file)
-
-
 class Server(uvicorn.Server):
     """Uvicorn that, when asked to stop, first ends what would otherwise never end."""
 
@@ -182,6 +152,18 @@ class Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
+def _warn_if_open(host: str) -> None:
+    try:
+        private = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        private = host == "localhost"
+    if not private:
+        log.warning(
+            "There is no access control yet: whoever reaches this address can upload, change and delete.",
+            host=host,
+        )
+
+
 def serve(settings: Settings) -> None:
     """Run the service until SIGTERM or Ctrl-C. Raises Conflict when the data folder is in use."""
     with lock_folder(settings.data, "server.lock", wait=False):
@@ -189,6 +171,7 @@ def serve(settings: Settings) -> None:
         app.state.store.sweep()
         # Forms are spooled by a library; they too stay on the disk that holds the data.
         tempfile.tempdir = str(app.state.store.blobs.spool)
+        _warn_if_open(settings.host)
         config = uvicorn.Config(
             app,
             host=settings.host,

@@ -71,7 +71,7 @@ async def tile(
     """Render the tile `{column}_{row}.{format}` of a level; format is `jpg`, `png` or `webp`."""
     view = await renderer.view(id)
     rendition = parse_tile(level, tile, view)
-    return await renderer.respond(request, view, rendition, view.headers())
+    return await renderer.respond(request, view, rendition)
 
 
 @router.options("/dzi/{id}.dzi", include_in_schema=False)

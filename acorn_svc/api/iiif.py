@@ -115,8 +115,7 @@ async def image(
     wanted = parse(region, size, rotation, file, picture_of(view), image_limits(renderer.settings))
     canonical = f"{base}iiif/{id}/{wanted.canonical.replace('^', '%5E')}"
     links = f'<{canonical}>;rel="canonical",<{PROFILE}>;rel="profile"'
-    headers = view.headers(Link=links)
-    return await renderer.respond(request, view, wanted.rendition, headers)
+    return await renderer.respond(request, view, wanted.rendition, Link=links)
 
 
 @router.options("/iiif/{id}", include_in_schema=False)

@@ -131,7 +131,7 @@ async def _values(
     _check_inside(points, view)
     if len(points) == 0:
         return np.empty((0, view.scene.channels), np.float32)
-    return await renderer.gate.run(lambda: renderer.field(view).query(points, pixel_size), request)
+    return await renderer.gate.run(lambda: renderer.open(view)[1].query(points, pixel_size), request)
 
 
 def _check_inside(points: Points, view: View) -> None:

@@ -20,6 +20,7 @@ from acorn_svc.api.dependencies import SceneId
 from acorn_svc.api.errors import documented
 from acorn_svc.api.rendering import Renderer, RendererDep, View
 from acorn_svc.errors import BadRequest, LimitExceeded
+from acorn_svc.field.model import Field
 from acorn_svc.formats.strips import stream_png, stream_tiff
 
 Box = tuple[float, float, float, float]
@@ -27,8 +28,8 @@ FileFormat = Literal["png", "tif"]
 
 STREAMS: Final = {"png": stream_png, "tif": stream_tiff}
 MEDIA_TYPES: Final = {"png": "image/png", "tif": "image/tiff"}
-STRIP_PIXELS: Final = 1 << 20
-MAX_SIDE: Final = STRIP_PIXELS  # so that one row always fits into a strip
+STRIP_PIXELS: Final = 1 << 18
+MAX_SIDE: Final = 1 << 20  # one row is the least that is rendered at once
 SMALLEST_SIDE: Final = 1 / 1024  # deeper than this, 32-bit coordinates have no more digits
 _NUMBER: Final = r"[0-9]{1,9}(?:\.[0-9]{1,9})?"
 _BOX: Final = re.compile(rf"({_NUMBER}),({_NUMBER}),({_NUMBER}),({_NUMBER})")
@@ -118,18 +119,21 @@ async def _file(
     request: Request, renderer: Renderer, view: View, export: Export, file_format: FileFormat
 ) -> Response:
     media_type = MEDIA_TYPES[file_format]
-    headers = view.headers()
-    if answer := bodiless(request, media_type, headers):
+    if answer := bodiless(request, media_type, view.headers()):
         return answer
-    chunks = _chunks(renderer, view, export, file_format)
+
+    def begin() -> tuple[View, Iterator[bytes], bytes]:
+        newest, field = renderer.open(view)
+        chunks = _chunks(field, export, file_format)
+        return newest, chunks, next(chunks)
+
     # What can go wrong goes wrong here, while there is still a status to say it with.
-    first = await renderer.gate.run(lambda: next(chunks), request)
+    newest, chunks, first = await renderer.gate.run(begin, request)
     content = _continued(first, renderer.gate.steps(chunks))
-    return StreamingResponse(content, media_type=media_type, headers=headers)
+    return StreamingResponse(content, media_type=media_type, headers=newest.headers())
 
 
-def _chunks(renderer: Renderer, view: View, export: Export, file_format: FileFormat) -> Iterator[bytes]:
-    field = renderer.field(view)
+def _chunks(field: Field, export: Export, file_format: FileFormat) -> Iterator[bytes]:
     rows = max(1, STRIP_PIXELS // export.size[0])
     strips = field.render_strips(export.region, export.size, rows)
     yield from STREAMS[file_format](strips, *export.size, field.channels, field.bit_depth)

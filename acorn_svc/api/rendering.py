@@ -1,7 +1,7 @@
 """Where pictures are made: open fields, finished tiles, and who may render when.
 
     request ─▶ Gate (at most `max_in_flight_renders` work, at most `render_queue` wait, else 503)
-            ─▶ Renderer.field (an LRU cache of open fields by scene and version)
+            ─▶ Renderer.open (an LRU cache of open fields by scene and version)
             ─▶ rendition.encode ─▶ an LRU cache of encoded pictures
 
 One `Renderer` lives in `app.state.renderer` from start to end of the server. Its caches are bounded
@@ -41,6 +41,7 @@ SCENE_ID: Final = re.compile("[0-9a-z]{26}")
 BYTES_PER_PARAMETER: Final = 24
 READY_SECONDS: Final = 86_400
 CHANGING_SECONDS: Final = 2
+OPEN_ATTEMPTS: Final = 5
 
 
 class Cache(Generic[K, V]):
@@ -64,6 +65,8 @@ class Cache(Generic[K, V]):
         """Keep `value`, of `size` bytes; one larger than the whole cache isn't kept."""
         with self._lock:
             self._used -= self._entries.pop(key, (None, 0))[1]
+            if size > self._capacity:
+                return
             self._entries[key] = (value, size)
             self._used += size
             while self._used > self._capacity:
@@ -179,29 +182,40 @@ class Renderer:
         scene = self._store.get(scene_id)
         return View(scene, self._store.snapshot(scene_id))
 
-    async def respond(
-        self, request: Request, view: View, rendition: Rendition, headers: dict[str, str]
-    ) -> Response:
-        """The picture as an answer to `request`. Raises as Gate.run."""
+    async def respond(self, request: Request, view: View, rendition: Rendition, **headers: str) -> Response:
+        """The picture as an answer to `request`, with `headers` added. Raises as Gate.run and open."""
         media_type = MEDIA_TYPES[rendition.format]
-        if answer := bodiless(request, media_type, headers):
+        if answer := bodiless(request, media_type, view.headers(**headers)):
             return answer
-        content = await self._picture(view, rendition, request)
-        return Response(content, 200, headers, media_type)
+        view, content = await self._picture(view, rendition, request)
+        return Response(content, 200, view.headers(**headers), media_type)
 
-    async def _picture(self, view: View, rendition: Rendition, request: Request) -> bytes:
-        key = (view.key, rendition)
-        if (known := self._pictures.get(key)) is not None:
-            return known
-        content = await self.gate.run(lambda: encode(self.field(view), rendition), request)
-        self._pictures.put(key, content, len(content))
-        return content
+    async def _picture(self, view: View, rendition: Rendition, request: Request) -> tuple[View, bytes]:
+        if (known := self._pictures.get((view.key, rendition))) is not None:
+            return view, known
+        view, content = await self.gate.run(lambda: self._render(view, rendition), request)
+        self._pictures.put((view.key, rendition), content, len(content))
+        return view, content
 
-    def field(self, view: View) -> Field:
-        """The view's field, open; blocks while it is read, so call it in a thread.
+    def _render(self, view: View, rendition: Rendition) -> tuple[View, bytes]:
+        newest, field = self.open(view)
+        return newest, encode(field, rendition)
 
-        Raises Unavailable when the snapshot has been replaced, or deleted, since it was looked up.
+    def open(self, view: View) -> tuple[View, Field]:
+        """The view's field, and the view that it shows: a newer one, if the snapshot of `view` has been
+        replaced since it was looked up, as happens to those who wait while a fit goes on.
+
+        Blocks while the field is read, so call it in a thread. Raises NotFound when the scene has been
+        deleted, and Unavailable when one snapshot after the other is replaced.
         """
+        for _ in range(OPEN_ATTEMPTS):
+            try:
+                return view, self._field(view)
+            except FileNotFoundError:
+                view = self._view(view.scene.id)
+        raise Unavailable("This scene changes too fast; ask again.", retry_after=1)
+
+    def _field(self, view: View) -> Field:
         known = self._fields.get(view.key)
         if known is not None:
             return known
@@ -209,16 +223,9 @@ class Renderer:
         with self._opening:
             field = self._fields.get(view.key)
             if field is None:
-                field = _read(view.snapshot)
+                field = read_field(view.snapshot.path)
                 self._fields.put(view.key, field, field.info().parameters * BYTES_PER_PARAMETER)
             return field
-
-
-def _read(snapshot: Snapshot) -> Field:
-    try:
-        return read_field(snapshot.path)
-    except FileNotFoundError:
-        raise Unavailable("This scene has just changed; ask again.", retry_after=1) from None
 
 
 def get_renderer(request: Request) -> Renderer:

@@ -30,7 +30,6 @@ MEDIA_TYPES: Final[dict[Format, str]] = {
     "webp": "image/webp",
     "tif": "image/tiff",
 }
-LOSSY_QUALITY: Final = 90
 RGB_CHANNELS: Final = 3
 LUMA: Final = (0.299, 0.587, 0.114)  # of stored sRGB values, ITU-R BT.601, as JPEG has it
 
@@ -80,7 +79,7 @@ def encode(field: Field, rendition: Rendition) -> bytes:
         pixels = pixels[:, ::-1]
     pixels = rotated(pixels, rendition.rotation, transparent=rendition.format != "jpg")
     pixels = recolored(pixels, rendition.quality)
-    return encode_image(np.ascontiguousarray(pixels), rendition.format, quality=LOSSY_QUALITY)
+    return encode_image(np.ascontiguousarray(pixels), rendition.format)
 
 
 def recolored(pixels: Pixels, quality: Quality) -> Pixels:

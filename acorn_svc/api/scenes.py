@@ -400,9 +400,9 @@ def get_original(scene: SceneDep, request: Request, store: StoreDep) -> Response
 async def get_tree(id: SceneId, request: Request, renderer: RendererDep) -> Tree:
     """The blocks into which the newest snapshot divides the image: small where it is busy."""
     view = await renderer.view(id)
-    field = await renderer.gate.run(lambda: renderer.field(view), request)
+    newest, field = await renderer.gate.run(lambda: renderer.open(view), request)
     return Tree(
-        version=view.snapshot.version,
+        version=newest.snapshot.version,
         width=field.width,
         height=field.height,
         levels=field.info().levels,

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import random_field
 from fastapi.testclient import TestClient
-from httpx import Response
+from httpx2 import Response
 from test_scenes import image_bytes
 
 from acorn_svc.api.app import create_app

@@ -8,13 +8,16 @@ from typing import cast
 
 import anyio
 import anyio.to_thread
+import httpx2
 import pytest
+from conftest import Gallery, random_field
 from fastapi import Request
 from hypothesis import given
 from hypothesis import strategies as st
 
-from acorn_svc.api.rendering import Cache, Gate
+from acorn_svc.api.rendering import OPEN_ATTEMPTS, Cache, Gate
 from acorn_svc.errors import Unavailable
+from acorn_svc.store.scenes import KEPT_SNAPSHOTS, Snapshot, Status
 
 CAPACITY = 100
 
@@ -51,6 +54,13 @@ def test_a_cache_drops_what_was_used_longest_ago() -> None:
     assert cache.get("a") == "A"
     cache.put("c", "C", 1)
     assert (cache.get("a"), cache.get("b"), cache.get("c")) == ("A", None, "C")
+
+
+def test_what_is_too_large_for_a_cache_drives_nothing_out() -> None:
+    cache: Cache[str, str] = Cache(2)
+    cache.put("a", "A", 2)
+    cache.put("b", "B", 3)
+    assert (cache.get("a"), cache.get("b")) == ("A", None)
 
 
 def test_the_gate_lets_only_so_many_in_at_once() -> None:
@@ -155,3 +165,63 @@ def test_steps_yield_everything_and_stop_with_their_consumer() -> None:
         assert closed == [True]
 
     anyio.run(main)
+
+
+READERS = [
+    ("GET", "/iiif/{id}/full/8,8/0/default.png"),
+    ("GET", "/dzi/{id}_files/4/0_0.png"),
+    ("GET", "/scenes/{id}/region"),
+    ("GET", "/scenes/{id}/tree"),
+    ("POST", "/scenes/{id}/query"),
+]
+
+
+def read(gallery: Gallery, method: str, path: str, scene_id: str) -> httpx2.Response:
+    body = {"points": [[3, 4]]} if method == "POST" else None
+    return gallery.client.request(method, path.format(id=scene_id), json=body)
+
+
+def overtake(gallery: Gallery, patch: pytest.MonkeyPatch, times: int) -> None:
+    """Let the next snapshots that are looked up be replaced at that moment, before they can be read."""
+    look_up, left = gallery.store.snapshot, iter(range(times))
+
+    def overtaken(scene_id: str) -> Snapshot:
+        snapshot = look_up(scene_id)
+        if next(left, None) is not None:
+            for _ in range(KEPT_SNAPSHOTS):
+                gallery.publish(scene_id, random_field(16, 16, seed=snapshot.version))
+        return snapshot
+
+    patch.setattr(gallery.store, "snapshot", overtaken)
+
+
+@pytest.mark.parametrize(("method", "path"), READERS)
+def test_whoever_is_overtaken_by_the_fit_gets_the_newest_snapshot(
+    gallery: Gallery, monkeypatch: pytest.MonkeyPatch, method: str, path: str
+) -> None:
+    scene_id = gallery.add(random_field(16, 16), status=Status.FITTING)
+    with monkeypatch.context() as patch:
+        overtake(gallery, patch, times=2)
+        overtaken = read(gallery, method, path, scene_id)
+    calm = read(gallery, method, path, scene_id)
+    assert overtaken.status_code == 200, overtaken.text
+    assert overtaken.content == calm.content
+    assert overtaken.headers.get("etag") == calm.headers.get("etag")
+
+
+def test_whoever_is_overtaken_again_and_again_is_asked_to_come_back(
+    gallery: Gallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene_id = gallery.add(random_field(16, 16), status=Status.FITTING)
+    overtake(gallery, monkeypatch, times=OPEN_ATTEMPTS)
+    answer = read(gallery, *READERS[0], scene_id)
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+
+
+def test_a_scene_that_is_deleted_before_it_is_read_is_not_found(
+    gallery: Gallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene_id = gallery.add(random_field(16, 16))
+    snapshot = gallery.store.snapshot(scene_id)
+    monkeypatch.setattr(gallery.store, "snapshot", lambda _: (gallery.store.delete(scene_id), snapshot)[1])
+    assert read(gallery, *READERS[0], scene_id).status_code == 404

@@ -3,21 +3,37 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from pathlib import Path
 
 import pytest
 from conftest import Gallery
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from pydantic import ValidationError
+from structlog.testing import capture_logs
 
 import acorn_svc
 from acorn_svc import settings as settings_module
-from acorn_svc.api import errors
+from acorn_svc.api import app as app_module
+from acorn_svc.api import errors, page
 from acorn_svc.errors import AcornError
 from acorn_svc.settings import Settings, settings_page
 
 PACKAGE = Path(settings_module.__file__).parent
 DOCS = PACKAGE.parent / "docs"
+
+
+def client_of(folder: Path) -> TestClient:
+    """A client of the page and the manual alone, whose files are in `folder`."""
+    app = FastAPI(title="Acorn", docs_url=None)
+    page.install(app, folder)
+    return TestClient(app)
+
+
+def addresses(html: str) -> list[str]:
+    """All that a page names, in order."""
+    return re.findall(r"""(?:href=|src=|url: )['"]([^'"]+)['"]""", html)
 
 
 def test_health(gallery: Gallery) -> None:
@@ -32,6 +48,42 @@ def test_the_page_or_how_to_build_it(gallery: Gallery) -> None:
     assert answer.status_code == 200
     assert answer.headers["content-type"].startswith("text/html")
     assert "Acorn" in answer.text
+
+
+def test_without_their_files_page_and_manual_say_how_to_build_them(tmp_path: Path) -> None:
+    client = client_of(tmp_path)
+    assert "make web" in client.get("/").text
+    manual = client.get("/docs").text
+    assert "make web" in manual
+    assert client.get(f"/{addresses(manual)[0]}").json()["info"]["title"] == "Acorn"
+
+
+def test_the_manual_asks_no_other_host(tmp_path: Path) -> None:
+    for name in (page.MANUAL_SCRIPT, page.MANUAL_STYLE, "acorn.svg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    client = client_of(tmp_path)
+    answer = client.get("/docs")
+    assert "//" not in answer.text
+    assert len(addresses(answer.text)) == 4
+    for address in addresses(answer.text):
+        assert client.get(f"/{address}").status_code == 200, address
+    assert "default-src 'self'" in answer.headers["content-security-policy"]
+
+
+OPEN, PRIVATE = ["0.0.0.0", "::", "acorn.example"], ["127.0.0.1", "::1", "localhost"]
+
+
+@pytest.mark.parametrize("host", OPEN + PRIVATE)
+def test_a_service_that_others_can_reach_warns_that_it_has_no_access_control(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    monkeypatch.setattr(app_module.Server, "run", lambda _: None)
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    with capture_logs() as logs:
+        app_module.serve(Settings(data=tmp_path, host=host))
+    warnings = [entry["host"] for entry in logs if "no access control" in entry["event"]]
+    assert warnings == ([host] if host in OPEN else [])
 
 
 def test_the_manual_describes_every_operation(gallery: Gallery) -> None:

@@ -107,6 +107,13 @@ async function returnToGallery(page, report) {
   report.thumbnailWidth = await thumbnail.evaluate((img) => img.decode().then(() => img.naturalWidth));
 }
 
+async function openManual(browser, report) {
+  const page = await openPage(browser, report);
+  await page.goto(`${base}/docs`);
+  await page.locator(".opblock").first().waitFor();
+  report.operations = await page.locator(".opblock").count();
+}
+
 const EMPTY_PAGE = '<!doctype html><link rel="icon" href="data:,"><body></body>';
 
 /** OpenSeadragon by itself on one of the service's own sources, on an otherwise empty page. */
@@ -142,6 +149,7 @@ try {
   await uploadAndFollow(page, report);
   await lookAndToggle(page, report);
   await returnToGallery(page, report);
+  await openManual(browser, report);
   await openAlone(browser, report, `${base}/dzi/${report.id}.dzi`, "dzi.png");
   await openAlone(browser, report, `${base}/iiif/${report.id}/info.json`, "alone.png");
   report.tileVersions = tileVersions(report);

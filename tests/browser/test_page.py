@@ -166,6 +166,12 @@ def test_gallery_shows_the_scene(visit: Visit) -> None:
     assert visit.report["thumbnailWidth"] > 0
 
 
+def test_manual_shows_every_operation(visit: Visit) -> None:
+    with urllib.request.urlopen(f"{visit.base}/openapi.json") as answer:
+        paths = json.load(answer)["paths"]
+    assert visit.report["operations"] == sum(len(operations) for operations in paths.values())
+
+
 def test_page_asks_no_other_host(visit: Visit) -> None:
     requested = {urlsplit(url).netloc for url in visit.report["requests"] if "://" in url}
     assert requested == {urlsplit(visit.base).netloc}

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import numpy as np
 import psutil
 
@@ -75,13 +75,13 @@ class Server:
             env={**os.environ, **settings.environment()},
             start_new_session=True,
         )
-        self.client = httpx.Client(base_url=f"http://127.0.0.1:{settings.port}", timeout=60)
+        self.client = httpx2.Client(base_url=f"http://127.0.0.1:{settings.port}", timeout=60)
         wait_until(self._healthy, "the server answers")
 
     def _healthy(self) -> bool:
         assert self.process.poll() is None, "the server ended at its start"
-        with contextlib.suppress(httpx.TransportError):
-            return self.client.get("/healthz").status_code == httpx.codes.OK
+        with contextlib.suppress(httpx2.TransportError):
+            return self.client.get("/healthz").status_code == httpx2.codes.OK
         return False
 
     def kill(self) -> None:
@@ -100,7 +100,7 @@ class Server:
 
     def upload(self, content: bytes, **options: object) -> Scene:
         answer = self.client.post("/scenes", content=content, params={**options})
-        assert answer.status_code == httpx.codes.CREATED, answer.text
+        assert answer.status_code == httpx2.codes.CREATED, answer.text
         return dict(answer.json())
 
     def scene(self, scene_id: str) -> Scene:
@@ -115,7 +115,7 @@ class Server:
 
     def file(self, scene_id: str) -> bytes:
         answer = self.client.get(f"/scenes/{scene_id}/file")
-        assert answer.status_code == httpx.codes.OK, answer.text
+        assert answer.status_code == httpx2.codes.OK, answer.text
         return answer.content
 
     def processes(self, module: str) -> list[psutil.Process]:

@@ -7,7 +7,7 @@ import signal
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from live_server import Scene, Server, picture, wait_until
 
@@ -27,7 +27,7 @@ def running(server: Server) -> Iterator[Scene]:
     server.client.delete(f"/scenes/{scene['id']}")
 
 
-def _events(answer: httpx.Response) -> Iterator[tuple[str, dict[str, Any], str | None]]:
+def _events(answer: httpx2.Response) -> Iterator[tuple[str, dict[str, Any], str | None]]:
     """name, data and id of each event."""
     fields: dict[str, str] = {}
     for line in answer.iter_lines():

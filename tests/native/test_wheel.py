@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 def _build(directory: Path, environment: dict[str, str]) -> Path:
     command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation"]
-    options = ["-C", f"build-dir={directory / 'build'}", "-w", str(directory), str(REPOSITORY)]
+    options = ["--config-settings", f"build-dir={directory / 'build'}", "-w", str(directory), str(REPOSITORY)]
     done = subprocess.run(
         [*command, *options],
         env={**os.environ, **environment},

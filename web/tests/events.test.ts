@@ -131,17 +131,6 @@ describe("follow", () => {
     expect(sources).toHaveLength(1);
   });
 
-  it("closes when a scene at rest has told its history", () => {
-    start();
-    latest().emit("scene", makeScene({ status: "ready" }));
-    vi.advanceTimersByTime(3000);
-    latest().emit("progress", makeEvent(1, 20));
-    vi.advanceTimersByTime(3000);
-    expect(latest().closed).toBe(false);
-    vi.advanceTimersByTime(3000);
-    expect(latest().closed).toBe(true);
-  });
-
   it("stays open as long as the scene is active", () => {
     start();
     latest().emit("progress", makeEvent(1, 20));

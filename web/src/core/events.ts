@@ -60,12 +60,11 @@ const connectEventSource: Connect = (path) => new EventSource(path);
 
 const CLOSED = 2;
 const RECONNECT_MS = 3000;
-const REST_MS = 4000;
 
 /**
- * Follows a scene until the returned function is called. A browser has six connections to a server,
- * for all its tabs: the stream of a scene at rest is closed once its history has been told. And
- * EventSource gives up for good when a proxy answers with an error: then it is opened anew.
+ * Follows a scene until the returned function is called. The server ends the stream of a scene at
+ * rest once its history has been told; EventSource would then open it again, and again. And it gives
+ * up for good when a proxy answers with an error: then it is opened anew.
  */
 export function follow(
   scene: Scene,
@@ -75,18 +74,12 @@ export function follow(
   let status = scene.status;
   let source: EventSourceLike;
   let timer: ReturnType<typeof setTimeout> | undefined;
-  const closeWhenAtRest = (): void => {
-    clearTimeout(timer);
-    if (!isActive(status)) timer = setTimeout(() => source.close(), REST_MS);
-  };
   const onScene = (message: MessageEvent<string>): void => {
     const received = JSON.parse(message.data) as Scene;
     status = received.status;
-    closeWhenAtRest();
     onEvent({ type: "scene", scene: received });
   };
   const onProgress = (message: MessageEvent<string>): void => {
-    closeWhenAtRest();
     onEvent({ type: "progress", progress: JSON.parse(message.data) as ProgressEvent });
   };
   const onError = (): void => {
