@@ -266,7 +266,8 @@ class _Run:
     def _draw_patches(self, scale: int) -> Tensor:
         """Corners of random patches of one scale, uniform over the image."""
         counts = [-(-scaled_size(side, scale) // PATCH_SIDE) for side in self.target.signal.size]
-        count = min(self.config.patches, 2 * counts[0] * counts[1])
+        wanted = self.config.coarse_patches if scale else self.config.patches
+        count = min(wanted, 2 * counts[0] * counts[1])
         axes = [torch.randint(0, number, (count,), generator=self.generator) for number in counts]
         return torch.stack(axes, dim=1) * PATCH_SIDE
 

@@ -43,6 +43,8 @@ PATCH_SIDE = 4
 PATCHES = 512
 MAX_PATCHES = 1024
 BLOCKS_PER_PATCH = 8
+COARSE_PART = 4
+FULL_SIZE_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,8 @@ class FitConfig:
         psnr: decibels at which to stop early.
         seed: of all randomness.
         threads: of the computation; the result depends on them to the last bit.
-        patches: squares of ``PATCH_SIDE`` pixels drawn for one step.
+        patches: squares of ``PATCH_SIDE`` pixels drawn for one step at full size.
+        coarse_patches: the same for one step of a coarser scale, whose decoder needs steps more than samples.
         encoder_rate: learning rate of features or encoder.
         decoder_rate: learning rate of the decoders.
         final_rate: factor on both at the last step (cosine schedule).
@@ -78,10 +81,11 @@ class FitConfig:
     seed: int = 0
     threads: int = 1
     patches: int = PATCHES
+    coarse_patches: int = PATCHES // COARSE_PART
     encoder_rate: float = 2e-2
     decoder_rate: float = 5e-3
     final_rate: float = 0.03
-    full_size_share: float = 0.75
+    full_size_share: float = FULL_SIZE_SHARE
     reallocations: int = 4
     reallocation_end: float = 0.5
     alpha: float = 4.0
@@ -131,17 +135,18 @@ def configure(
     most = COORDINATE_MAX_BLOCKS if encoder == "coordinate" else choice.max_blocks
     blocks = blocks or min(max(pixels // choice.pixels_per_block, MIN_BLOCKS), most)
     patches = min(max(blocks // BLOCKS_PER_PATCH, PATCHES), MAX_PATCHES)
-    samples = choice.samples_per_block * blocks
+    samples_per_step = patches * PATCH_SIDE**2 * (FULL_SIZE_SHARE + (1 - FULL_SIZE_SHARE) / COARSE_PART)
     config = FitConfig(
         preset=preset,
         architecture=Architecture(),
         blocks=blocks,
-        steps=steps or max(200, samples // (patches * PATCH_SIDE**2)),
+        steps=steps or max(200, round(choice.samples_per_block * blocks / samples_per_step)),
         seconds=seconds,
         psnr=psnr,
         seed=seed,
         threads=threads or len(os.sched_getaffinity(0)),
         patches=patches,
+        coarse_patches=patches // COARSE_PART,
     )
     return _coordinate(config) if encoder == "coordinate" else config
 
