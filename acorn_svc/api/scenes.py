@@ -360,17 +360,19 @@ def retry_scene(id: SceneId, jobs: JobQueueDep, base: BaseDep) -> SceneOut:
     return scene_out(jobs.retry(id), base)
 
 
+DOWNLOAD = documented(404, 416) | {
+    200: {"content": {"application/octet-stream": {}}, "description": "The file."},
+    206: {"content": {"application/octet-stream": {}}, "description": "One range of it."},
+    304: {"description": "The client has it already."},
+}
+
+
 @router.head("/scenes/{id}/file", include_in_schema=False)
 @router.get(
     "/scenes/{id}/file",
     summary="Download the .acorn file",
     response_class=Response,
-    responses=documented(404, 416)
-    | {
-        200: {"content": {"application/octet-stream": {}}, "description": "The file."},
-        206: {"content": {"application/octet-stream": {}}, "description": "One range of it."},
-        304: {"description": "The client has it already."},
-    },
+    responses=DOWNLOAD,
 )
 def get_file(id: SceneId, request: Request, store: StoreDep) -> Response:
     """The newest snapshot, also while the fit runs. Takes one `Range`, and `If-None-Match`."""
@@ -383,12 +385,7 @@ def get_file(id: SceneId, request: Request, store: StoreDep) -> Response:
     "/scenes/{id}/original",
     summary="Download the original",
     response_class=Response,
-    responses=documented(404, 416)
-    | {
-        200: {"content": {"application/octet-stream": {}}, "description": "The file."},
-        206: {"content": {"application/octet-stream": {}}, "description": "One range of it."},
-        304: {"description": "The client has it already."},
-    },
+    responses=DOWNLOAD,
 )
 def get_original(scene: SceneDep, request: Request, store: StoreDep) -> Response:
     """The file exactly as it was uploaded, always as a download."""

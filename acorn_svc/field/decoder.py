@@ -37,13 +37,15 @@ def initial_decoder(
     return weights
 
 
+def layers_of(weights: dict[str, Tensor]) -> list[Layer]:
+    """The layers ``[(weight, bias)]`` of a decoder, by name: arrays read from a file have another order."""
+    count = sum(name.startswith("decoder.") for name in weights) // 2
+    return [(weights[f"decoder.{n}.weight"], weights[f"decoder.{n}.bias"]) for n in range(count)]
+
+
 def scale_layers(weights: dict[str, Tensor], scale: int) -> list[Layer]:
     """The layers ``[(weight [in, out], bias [out])]`` of the decoder of one scale."""
-    count = sum(name.startswith("decoder.") for name in weights) // 2
-    return [
-        (weights[f"decoder.{number}.weight"][scale], weights[f"decoder.{number}.bias"][scale])
-        for number in range(count)
-    ]
+    return [(weight[scale], bias[scale]) for weight, bias in layers_of(weights)]
 
 
 def decode(inputs: Tensor, layers: list[Layer]) -> Tensor:

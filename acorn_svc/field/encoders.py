@@ -70,6 +70,12 @@ def block_inputs(tree: Tree, frequencies: int) -> Tensor:
     return positional_encoding(values, frequencies).float()
 
 
+def count_parameters(parameters: dict[str, Tensor]) -> int:
+    """Learned numbers of encoder and decoders; the zero row of directly learned features is none."""
+    total = sum(tensor.numel() for tensor in parameters.values())
+    return total - (parameters[FEATURES].shape[1] if FEATURES in parameters else 0)
+
+
 class VertexFeatures:
     """Turns encoder parameters into vertex features ``[vertices + 1, features]``, row 0 zero.
 

@@ -17,7 +17,13 @@ from torch import Tensor
 from acorn_svc.errors import BadModel, BadRequest
 from acorn_svc.field.conventions import depth_for, extent_for, scaled_size
 from acorn_svc.field.decoder import decode, initial_decoder, layer_sizes, scale_layers
-from acorn_svc.field.encoders import FEATURES, VertexFeatures, initial_encoder, mlp_sizes
+from acorn_svc.field.encoders import (
+    FEATURES,
+    VertexFeatures,
+    count_parameters,
+    initial_encoder,
+    mlp_sizes,
+)
 from acorn_svc.field.lattice import Lattice
 from acorn_svc.field.reader import Reader
 from acorn_svc.field.resample import area_mean
@@ -187,8 +193,7 @@ class Field:
     @property
     def parameter_count(self) -> int:
         """Learned numbers: encoder and decoders."""
-        total = sum(tensor.numel() for tensor in self.parameters.values())
-        return total - (self.architecture.features if FEATURES in self.parameters else 0)
+        return count_parameters(self.parameters)
 
     # --- rendering ---
 

@@ -232,12 +232,11 @@ def _describe_field(path: Path) -> Message:
         "stage": "done",
         "step": info.steps,
         "steps": info.steps,
-        "seconds": None,
+        "seconds": None,  # a file doesn't say how long it took
         "bytes": size,
     }
     told |= {name: getattr(info, name) for name in ("psnr", "blocks", "parameters")}
     known = {name: getattr(info, name) for name in names}
-    told["seconds"] = None  # a file doesn't say how long it took
     return {"kind": "field", "format": "acorn", **known, "progress": told}
 
 

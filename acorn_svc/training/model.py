@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from acorn_svc.field.decoder import decode, scale_layers
-from acorn_svc.field.encoders import FEATURES, VertexFeatures
+from acorn_svc.field.decoder import decode, layers_of, scale_layers
+from acorn_svc.field.encoders import FEATURES, VertexFeatures, count_parameters
 from acorn_svc.field.lattice import Lattice
 from acorn_svc.field.model import Field, initial_parameters
 from acorn_svc.field.reader import Reader
@@ -166,7 +166,7 @@ class TrainableField:
             return values[0]
 
         inputs = self.reader.patches(gather, corners, scale, PATCH_SIDE)
-        output = decode(inputs.reshape(-1, inputs.shape[2]), _layers(decoder))
+        output = decode(inputs.reshape(-1, inputs.shape[2]), layers_of(decoder))
         squares = (output.reshape(truth.shape) - truth).square().sum(dim=2) * weights
         gradients = torch.autograd.grad(squares.sum() / total, [values[0], *decoder.values()])
         return Learned(rows[0], gradients[0].flatten(0, 1), gradients[1:], squares.detach().sum(dim=0))
@@ -202,14 +202,14 @@ class TrainableField:
         """
         lattice = Lattice.build(tree, self._architecture.cells)
         if self._architecture.encoder == "grid":
-            here, there = lattice.carry_over(self.lattice)
+            here, there = map(torch.from_numpy, lattice.carry_over(self.lattice))
+
+            def moved(rows: Tensor) -> Tensor:
+                return rows.new_zeros(lattice.vertices + 1, *rows.shape[1:]).index_copy(0, here, rows[there])
+
             for tensors in (self._parameters, self._second):
-                moved = torch.zeros(lattice.vertices + 1, self._architecture.features)
-                moved[here] = tensors[FEATURES][there]
-                tensors[FEATURES] = moved
-            last = torch.zeros(lattice.vertices + 1)
-            last[here] = self._last_steps[there]
-            self._last_steps = last
+                tensors[FEATURES] = moved(tensors[FEATURES])
+            self._last_steps = moved(self._last_steps)
         self._set_lattice(lattice)
 
     def render_patches(self, corners: Tensor, side: int) -> Tensor:
@@ -223,8 +223,7 @@ class TrainableField:
     @property
     def parameter_count(self) -> int:
         """Learned numbers."""
-        total = sum(tensor.numel() for tensor in self._parameters.values())
-        return total - (self._architecture.features if FEATURES in self._parameters else 0)
+        return count_parameters(self._parameters)
 
     @property
     def byte_count(self) -> int:
@@ -254,12 +253,6 @@ def _mapper(threads: int) -> Callable[..., Iterable[Any]]:
 def _parts(corners: Tensor, truth: Tensor, weights: Tensor, count: int) -> list[Part]:
     split = corners.tensor_split(count), truth.tensor_split(count, dim=1), weights.tensor_split(count, dim=1)
     return list(zip(*split, strict=True))
-
-
-def _layers(named: dict[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
-    # By name: a state that was read from a file has its arrays in another order.
-    numbers = range(len(named) // 2)
-    return [(named[f"decoder.{n}.weight"], named[f"decoder.{n}.bias"]) for n in numbers]
 
 
 def _tensors(arrays: Arrays) -> dict[str, Tensor]:
