@@ -54,6 +54,8 @@ Model = Annotated[
 ]
 Preset = Literal["draft", "standard", "fine"]
 Encoder = Literal["grid", "coordinate"]
+Device = Literal["cpu", "cuda"]
+Mlp = Literal["own", "tiny-cuda-nn"]
 Box = tuple[float, float, float, float]
 N = TypeVar("N", int, float)
 
@@ -101,6 +103,8 @@ def fit(
     threads: Annotated[
         int | None, typer.Option(min=1, max=1024, help="Processor threads; default all.")
     ] = None,
+    device: Annotated[Device, typer.Option(help="Where to compute; cuda needs an NVIDIA GPU.")] = "cpu",
+    mlp: Annotated[Mlp, typer.Option(help="What runs the coordinate encoder's network on a GPU.")] = "own",
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of all random choices.")] = 0,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the checkpoint X.acorn.state.")
@@ -112,7 +116,7 @@ def fit(
     """
     options = {
         "preset": preset, "seconds": seconds, "steps": steps, "psnr": psnr, "blocks": blocks,
-        "encoder": encoder, "threads": threads, "seed": seed,
+        "encoder": encoder, "threads": threads, "device": device, "mlp": mlp, "seed": seed,
     }  # fmt: skip
     _check_folder(output)
     last = _fit(image, output, options, resume=resume)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -78,6 +78,11 @@ class Settings(BaseSettings):
     )
     job_threads: int = _setting(
         _cores(), "threads", "Processor threads of one fit; the default is every core.", most=1024
+    )
+    job_device: Literal["cpu", "cuda"] = Field(
+        default="cpu",
+        description="Where fits compute; cuda needs an NVIDIA GPU and the extra `cuda`.",
+        json_schema_extra={"unit": "device"},
     )
     job_memory_bytes: int = _setting(
         12 * GIB, "bytes", "Memory of the process that fits one scene.", most=16 * 1024 * GIB

@@ -1,7 +1,7 @@
 """Runs the benchmarks and writes `benchmarks/results/<version>.tsv`.
 
-python -m benchmarks [NAME ...] [--seconds 60] [--image FILE] [--blocks N] [--highs-seconds 0]
-    [--output FILE]
+python -m benchmarks [NAME ...] [--seconds 0.3 2 4 6] [--threads 1] [--image FILE] [--blocks N]
+    [--highs-seconds 0] [--quick] [--output FILE]
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ def _allocation(arguments: argparse.Namespace) -> Iterator[Measurement]:
 def _fitting(arguments: argparse.Namespace) -> Iterator[Measurement]:
     from benchmarks import fitting
 
-    return fitting.measure(arguments.seconds, arguments.image, arguments.blocks)
+    return fitting.measure(arguments.seconds, arguments.image, arguments.blocks, arguments.threads)
 
 
-def _operations(_: argparse.Namespace) -> Iterator[Measurement]:
+def _operations(arguments: argparse.Namespace) -> Iterator[Measurement]:
     from benchmarks import operations
 
-    return operations.measure()
+    return operations.measure(arguments.quick)
 
 
 BENCHMARKS: dict[str, Callable[[argparse.Namespace], Iterator[Measurement]]] = {
@@ -49,7 +49,7 @@ BENCHMARKS: dict[str, Callable[[argparse.Namespace], Iterator[Measurement]]] = {
 
 
 def _git(*arguments: str) -> str:
-    done = subprocess.run(["git", "-C", FOLDER, *arguments], capture_output=True, text=True)
+    done = subprocess.run(["git", "-C", FOLDER.parent, *arguments], capture_output=True, text=True)
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
@@ -73,7 +73,10 @@ def _machine() -> str:
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measures Acorn.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}")
-    parser.add_argument("--seconds", type=float, default=60, help="time of one fit")
+    parser.add_argument(
+        "--seconds", type=float, nargs="+", default=[0.3, 2, 4, 6], help="times to fit in, one fit each"
+    )
+    parser.add_argument("--threads", type=int, default=1, help="of a fit")
     parser.add_argument("--image", type=Path, action="append", default=[], help="fit this file instead")
     parser.add_argument("--blocks", type=int, help="most blocks of one fit")
     parser.add_argument(
@@ -82,6 +85,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         default=0,
         help="also solve every allocation with HiGHS, each for at most this long",
     )
+    parser.add_argument("--quick", action="store_true", help="operations: only see that all of them run")
     parser.add_argument("--output", type=Path, default=FOLDER / "results" / f"{__version__}.tsv")
     parsed = parser.parse_args(arguments)
     if unknown := set(parsed.names) - set(BENCHMARKS):

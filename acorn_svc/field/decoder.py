@@ -11,10 +11,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from acorn_svc.field.reader import SLOTS
+from acorn_svc.field.geometry import SLOTS
+from acorn_svc.field.ops.learning import Layer
 from acorn_svc.field.state import Architecture
-
-Layer = tuple[Tensor, Tensor]
 
 
 def layer_sizes(architecture: Architecture, channels: int) -> list[int]:
@@ -37,21 +36,12 @@ def initial_decoder(
     return weights
 
 
-def layers_of(weights: dict[str, Tensor]) -> list[Layer]:
-    """The layers ``[(weight, bias)]`` of a decoder, by name: arrays read from a file have another order."""
-    count = sum(name.startswith("decoder.") for name in weights) // 2
-    return [(weights[f"decoder.{n}.weight"], weights[f"decoder.{n}.bias"]) for n in range(count)]
-
-
 def scale_layers(weights: dict[str, Tensor], scale: int) -> list[Layer]:
-    """The layers ``[(weight [in, out], bias [out])]`` of the decoder of one scale."""
-    return [(weight[scale], bias[scale]) for weight, bias in layers_of(weights)]
+    """The layers ``[(weight [in, out], bias [out])]`` of the decoder of one scale.
 
-
-def decode(inputs: Tensor, layers: list[Layer]) -> Tensor:
-    """``[n, in] -> [n, out]``; ReLU between layers, none after the last."""
-    hidden = inputs
-    for weight, bias in layers[:-1]:
-        hidden = torch.addmm(bias, hidden, weight).relu_()
-    weight, bias = layers[-1]
-    return torch.addmm(bias, hidden, weight)
+    By name: arrays read from a file have another order.
+    """
+    count = sum(name.startswith("decoder.") for name in weights) // 2
+    return [
+        (weights[f"decoder.{n}.weight"][scale], weights[f"decoder.{n}.bias"][scale]) for n in range(count)
+    ]

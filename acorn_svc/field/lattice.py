@@ -55,20 +55,16 @@ class Lattice:
         """Number of vertices, the zero row not counted."""
         return int(self.offsets[-1])
 
-    def keys(self) -> NDArray[np.uint64]:
-        """``[vertices]``: level and global position of each vertex as one number, equal across trees."""
-        dimension = self.tree.dimension
-        owners, *local = np.nonzero(_owned_vertices(self.tree, self.cells))
-        key = self.tree.levels[owners].astype(np.uint64)
-        for axis in range(dimension):
-            position = self.tree.coordinates[owners, axis] * self.cells + local[dimension - 1 - axis]
-            key = (key << np.uint64(58 // dimension)) | position.astype(np.uint64)
-        return key
-
     def carry_over(self, old: Lattice) -> tuple[IntArray, IntArray]:
-        """Rows (zero row counted) of the vertices that both lattices have: ``(rows here, rows in old)``."""
-        _, here, there = np.intersect1d(self.keys(), old.keys(), assume_unique=True, return_indices=True)
-        return here + 1, there + 1
+        """Rows (zero row counted) of the vertices that both lattices have: ``(rows here, rows in old)``.
+
+        With repeats, for blocks share vertices. The blocks that touch a vertex that both have are in both.
+        """
+        there = old.tree.find(self.tree.levels.astype(np.int64), self.tree.coordinates)
+        common = np.flatnonzero(there != ABSENT)
+        rows, old_rows = self.table[common].reshape(-1), old.table[there[common]].reshape(-1)
+        both = (rows != ZERO_ROW) & (old_rows != ZERO_ROW)
+        return rows[both].astype(np.int64), old_rows[both].astype(np.int64)
 
 
 def _owned_vertices(tree: Tree, cells: int) -> BoolArray:

@@ -15,19 +15,28 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from acorn_svc.errors import BadModel, BadRequest
+from acorn_svc.field import ops
 from acorn_svc.field.conventions import depth_for, extent_for, scaled_size
-from acorn_svc.field.decoder import decode, initial_decoder, layer_sizes, scale_layers
+from acorn_svc.field.decoder import initial_decoder, layer_sizes, scale_layers
 from acorn_svc.field.encoders import (
-    FEATURES,
     VertexFeatures,
     count_parameters,
     initial_encoder,
     mlp_sizes,
 )
+from acorn_svc.field.geometry import Geometry, fold, geometry_of
 from acorn_svc.field.lattice import Lattice
-from acorn_svc.field.reader import Reader
+from acorn_svc.field.ops.learning import FEATURES
 from acorn_svc.field.resample import area_mean
-from acorn_svc.field.state import Architecture, FieldInfo, FieldState, FitRecord, Signal
+from acorn_svc.field.state import (
+    CELLS,
+    FEATURE_CHANNELS,
+    Architecture,
+    FieldInfo,
+    FieldState,
+    FitRecord,
+    Signal,
+)
 from acorn_svc.field.tree import Tree
 
 Region = tuple[float, float, float, float]
@@ -35,7 +44,6 @@ Size = tuple[int, int]
 FloatImage = NDArray[np.float32]
 
 STRIP_ROWS = 256
-BLOCKS_AT_ONCE = 64
 POINTS_AT_ONCE = 1 << 15
 MAX_SUPERSAMPLING = 3
 TOLERANCE = 1e-9
@@ -126,12 +134,12 @@ class Field:
     ) -> Iterator[NDArray[np.uint8 | np.uint16]]:
         """The same picture as :meth:`render`, in strips of ``rows`` rows, in bounded memory."""
         region, size = self._checked(region, size)
-        return (self._to_integers(strip) for strip in self._strips(region, size, rows))
+        return self._strips(region, size, rows, self._dtype)
 
     def render_values(self, region: Region | None = None, size: Size | None = None) -> FloatImage:
         """Like :meth:`render`, but unclipped ``float32`` with premultiplied alpha."""
         region, size = self._checked(region, size)
-        return np.concatenate(list(self._strips(region, size, STRIP_ROWS)))
+        return np.concatenate(list(self._strips(region, size, STRIP_ROWS, torch.float32)))
 
     def render_scale(self, scale: int, rows: range | None = None) -> FloatImage:
         """The area-filtered signal of one scale, or some rows of it, as unclipped values.
@@ -141,7 +149,7 @@ class Field:
             rows: rows of pixels of that scale; default all.
         """
         rows = rows or range(scaled_size(self.height, scale))
-        return self._pixels(range(scaled_size(self.width, scale)), rows, scale)
+        return self._pixels(range(scaled_size(self.width, scale)), rows, scale, torch.float32)
 
     def query(self, points: NDArray[np.float64], pixel_size: float = 1.0) -> FloatImage:
         """Values at points.
@@ -198,8 +206,8 @@ class Field:
     # --- rendering ---
 
     @cached_property
-    def _reader(self) -> Reader:
-        return Reader(self.lattice)
+    def _geometry(self) -> Geometry:
+        return geometry_of(self.lattice)
 
     @cached_property
     def _features(self) -> Tensor:
@@ -209,7 +217,7 @@ class Field:
     @cached_property
     def _folded(self) -> Tensor:
         with torch.inference_mode():
-            return self._reader.fold(self._features)
+            return fold(self.lattice, self._features)
 
     def _checked(self, region: Region | None, size: Size | None) -> tuple[Region, Size]:
         region = (0, 0, self.width, self.height) if region is None else region
@@ -232,26 +240,30 @@ class Field:
             raise BadRequest("the size must be at least 1 x 1 pixels")
         return region, size
 
-    def _strips(self, region: Region, size: Size, rows: int) -> Iterator[FloatImage]:
+    def _strips(self, region: Region, size: Size, rows: int, dtype: torch.dtype) -> Iterator[NDArray[Any]]:
         x, y, width, height = region
         pixel = height / size[1]
         for start in range(0, size[1], rows):
             stop = min(start + rows, size[1])
-            yield self._strip((x, y + start * pixel, width, (stop - start) * pixel), (size[0], stop - start))
+            part = (x, y + start * pixel, width, (stop - start) * pixel)
+            yield self._strip(part, (size[0], stop - start), dtype)
 
-    def _strip(self, region: Region, size: Size) -> FloatImage:
+    def _strip(self, region: Region, size: Size, dtype: torch.dtype) -> NDArray[Any]:
         x, y, width, height = region
         across = (x, width, size[0], self.width)
         down = (y, height, size[1], self.height)
         scale = self._scale_for(width / size[0], height / size[1])
         columns, lines = _Axis.plan(*across, scale), _Axis.plan(*down, scale)
         if columns.pixels is not None and lines.pixels is not None:
-            values = self._pixels(columns.pixels, lines.pixels, scale)
+            if columns.is_exact and lines.is_exact:
+                return self._pixels(columns.pixels, lines.pixels, scale, dtype)
+            values = self._pixels(columns.pixels, lines.pixels, scale, torch.float32)
         else:
             grid = np.stack(np.meshgrid(columns.centres, lines.centres), axis=-1)
             values = self._points(grid.reshape(-1, 2), scale).reshape(*grid.shape[:2], -1)
         values = lines.reduce(values)
-        return columns.reduce(values.swapaxes(0, 1)).swapaxes(0, 1)
+        values = columns.reduce(values.swapaxes(0, 1)).swapaxes(0, 1)
+        return values if dtype == torch.float32 else self._to_integers(values)
 
     def _scale_for(self, pixel_width: float, pixel_height: float) -> int:
         """The scale to render at: not coarser than the output's finer axis, nor needlessly fine."""
@@ -260,26 +272,13 @@ class Field:
         return min(max(finer, coarser - MAX_SUPERSAMPLING, 0), self.depth)
 
     @torch.inference_mode()
-    def _pixels(self, columns: range, rows: range, scale: int) -> FloatImage:
-        """Pixels of one scale ``[rows, columns, channels]``, block by block."""
-        cells = self.architecture.cells
+    def _pixels(self, columns: range, rows: range, scale: int, dtype: torch.dtype) -> NDArray[Any]:
+        """Pixels of one scale ``[rows, columns, channels]``."""
+        region = (columns.start, rows.start, len(columns), len(rows))
         layers = scale_layers(self.parameters, scale)
-        first = (columns.start // cells, rows.start // cells)
-        counts = (-(-columns.stop // cells) - first[0], -(-rows.stop // cells) - first[1])
-        blocks = torch.cartesian_prod(torch.arange(counts[1]), torch.arange(counts[0])).flip(1)
-        corners = (blocks.reshape(-1, 2) + torch.tensor(first)) * cells
-        canvas = np.empty((counts[1], cells, counts[0], cells, self.channels), np.float32)
-        for start in range(0, len(corners), BLOCKS_AT_ONCE):
-            part = corners[start : start + BLOCKS_AT_ONCE]
-            inputs = self._reader.patches(self._features, part, scale, cells, self._folded)
-            values = decode(inputs.reshape(-1, inputs.shape[2]), layers).numpy()
-            place = blocks.reshape(-1, 2)[start : start + BLOCKS_AT_ONCE].numpy()
-            canvas[place[:, 1], :, place[:, 0]] = values.reshape(cells, cells, len(part), -1).transpose(
-                2, 0, 1, 3
-            )
-        image = canvas.reshape(counts[1] * cells, counts[0] * cells, self.channels)
-        top, left = rows.start - first[1] * cells, columns.start - first[0] * cells
-        return image[top : top + len(rows), left : left + len(columns)]
+        image = ops.render_image(self._geometry, self._features, self._folded, layers, scale, region, dtype)
+        pixels: NDArray[Any] = image.numpy()
+        return pixels
 
     @torch.inference_mode()
     def _points(self, points: NDArray[np.float64], scale: int) -> FloatImage:
@@ -287,10 +286,15 @@ class Field:
         limit = np.array(self.signal.size, np.float64)
         positions = torch.from_numpy(np.clip(points, 0, limit))
         values = [
-            decode(self._reader.points(self._features, part, scale, self._folded), layers)
+            ops.render_points(self._geometry, self._features, self._folded, layers, part, scale)
             for part in torch.split(positions, POINTS_AT_ONCE)
         ]
         return torch.cat(values).numpy()
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        """Of the integers that come out."""
+        return torch.uint8 if self.bit_depth == 8 else torch.uint16
 
     def _straight(self, values: FloatImage) -> FloatImage:
         if not self.signal.has_alpha:
@@ -357,9 +361,14 @@ class _Axis:
         edges = side * np.arange(pixels.start, pixels.stop + 1, dtype=np.float64)
         return _Axis(pixels, np.arange(first + 0.5, pixels.stop) * side, edges, bounds)
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether the samples are the output's pixels."""
+        return self.pixels is None or len(self.edges) == len(self.bounds)
+
     def reduce(self, values: FloatImage) -> FloatImage:
         """Means of ``values [samples, ...]`` over the output's pixels."""
-        if self.pixels is None or len(self.edges) == len(self.bounds):
+        if self.is_exact:
             return values
         return area_mean(values, self.edges, np.clip(self.bounds, self.edges[0], self.edges[-1]))
 
@@ -410,8 +419,10 @@ def _check_shape(signal: Signal, architecture: Architecture, tree: Tree) -> None
         raise ValueError("an image has 1 to 4 channels of 8 or 16 bits")
     if architecture.encoder not in ("grid", "coordinate"):
         raise ValueError(f"unknown encoder {architecture.encoder!r}")
-    if cells not in (2, 4, 8, 16, 32, 64):
-        raise ValueError("cells must be a power of two from 2 to 64")
+    if cells not in CELLS:
+        raise ValueError("cells must be a power of two from 4 to 64")
+    if architecture.features not in FEATURE_CHANNELS:
+        raise ValueError("a feature vertex has 1, 2, 4 or 8 channels")
     expected = empty_tree(signal, cells)
     if (tree.depth, tree.extent) != (expected.depth, expected.extent):
         raise ValueError("the tree does not cover the image")

@@ -12,6 +12,8 @@ from acorn_svc.field.tree import IntArray
 
 EncoderName = Literal["grid", "coordinate"]
 ALPHA_CHANNELS = (2, 4)
+CELLS = (4, 8, 16, 32, 64)
+FEATURE_CHANNELS = (1, 2, 4, 8)
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,8 @@ class Architecture:
     Attributes:
         encoder: where block features come from; ``"grid"`` learns them directly, ``"coordinate"`` computes
             them from the block's position with an MLP (ACORN, section 3.2).
-        cells: cells per side of a block; a power of two.
-        features: channels of a feature vertex.
+        cells: cells per side of a block; one of ``CELLS``.
+        features: channels of a feature vertex; one of ``FEATURE_CHANNELS``.
         decoder_width: units of a hidden layer of the decoder.
         decoder_layers: hidden layers of the decoder (ACORN: 2 of 64).
         encoder_width: units of a hidden layer of the coordinate encoder.

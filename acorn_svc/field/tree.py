@@ -155,10 +155,14 @@ class Tree:
     def leaf_map(self) -> NDArray[np.int32]:
         """Row of the leaf over every finest-level block, indexed ``[(z,) y, x]``."""
         table = np.full(self.extent[::-1], ABSENT, np.int32)
-        for row in self.leaf_rows:
-            shift = self.depth - int(self.levels[row])
-            start = self.coordinates[row] << shift
-            table[tuple(slice(int(c), int(c) + (1 << shift)) for c in start[::-1])] = row
+        for level in np.unique(self.levels[self.leaf_rows]):
+            rows = self.leaf_rows[self.levels[self.leaf_rows] == level]
+            side = 1 << (self.depth - int(level))
+            leaves = np.full([-(-length // side) for length in self.extent[::-1]], ABSENT, np.int32)
+            leaves[tuple(self.coordinates[rows].T[::-1])] = rows
+            for axis, length in enumerate(self.extent[::-1]):
+                leaves = np.repeat(leaves, side, axis=axis).take(range(length), axis=axis)
+            np.copyto(table, leaves, where=leaves != ABSENT)
         return table
 
     def locate(self, blocks: IntArray) -> IntArray:

@@ -134,7 +134,12 @@ class Watcher:
 
     def _request(self, scene: Scene) -> Message:
         settings = self._settings
-        shared = {"preset": scene.preset, "encoder": scene.encoder, "threads": settings.job_threads}
+        shared = {
+            "preset": scene.preset,
+            "encoder": scene.encoder,
+            "threads": settings.job_threads,
+            "device": settings.job_device,
+        }
         return {
             "original": str(self._store.original(scene)),
             "work": str(self._store.work_folder(scene.id)),

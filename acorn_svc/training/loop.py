@@ -5,25 +5,30 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from acorn_svc.field.allocation import allocate
-from acorn_svc.field.conventions import scaled_size
 from acorn_svc.field.lattice import Lattice
 from acorn_svc.field.metrics import decibels, rounded_squares
 from acorn_svc.field.model import Field
+from acorn_svc.field.ops.learning import Sampling
 from acorn_svc.field.state import FitRecord
 from acorn_svc.field.tree import Tree
 from acorn_svc.training.evaluation import full_size_psnr
-from acorn_svc.training.model import Rates, TrainableField
-from acorn_svc.training.presets import PATCH_SIDE, FitConfig
-from acorn_svc.training.schedule import MEASUREMENTS, measures_at, rate_factor, reallocates_at
+from acorn_svc.training.model import Arrays, TrainableField
+from acorn_svc.training.presets import FitConfig
+from acorn_svc.training.schedule import (
+    LEAST_INTERVAL,
+    MEASUREMENTS,
+    measurement_interval,
+    reallocation_steps,
+    schedule,
+)
 from acorn_svc.training.start import initial_tree
 from acorn_svc.training.state import FitState
 from acorn_svc.training.targets import ImageTarget
@@ -32,10 +37,12 @@ Stage = Literal["measuring", "fitting", "evaluating", "done"]
 
 REPORT_SECONDS = 0.25
 SPEED_SHARE = 0.04
-SPEED_SECONDS = 0.3
-LEARNING_SHARE = 0.5
+SPEED_SECONDS = 0.02
+LEARNING_SHARE = 0.3
 WARM_UP_STEPS = 3
-SAMPLE_BLOCKS = 128
+UNKNOWN_STEPS = 1 << 40
+SAMPLE_PIXELS = 8192
+CHUNK_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
@@ -96,7 +103,7 @@ def fit(target: ImageTarget, config: FitConfig, state: FitState | None = None) -
     """
     if state is not None:
         config = FitConfig.from_json(state.meta["config"])
-    with _alone():
+    with _threads(config.threads):
         yield from _fit(target, config, state)
 
 
@@ -113,10 +120,10 @@ def _fit(target: ImageTarget, config: FitConfig, state: FitState | None) -> Iter
 
 
 @contextmanager
-def _alone() -> Iterator[None]:
-    """One thread for each operation of PyTorch: the fit shares its steps between threads of its own."""
+def _threads(count: int) -> Iterator[None]:
+    """So many threads for each operation."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(count)
     try:
         yield
     finally:
@@ -126,26 +133,26 @@ def _alone() -> Iterator[None]:
 class _Run:
     """One fit in progress."""
 
-    def __init__(
-        self, target: ImageTarget, config: FitConfig, model: TrainableField, generator: torch.Generator
-    ) -> None:
+    def __init__(self, target: ImageTarget, config: FitConfig, model: TrainableField) -> None:
         self.target = target
         self.config = config
         self.model = model
-        self.generator = generator
+        self.depth = model.lattice.tree.depth
+        pyramid = [picture.to(config.device) for picture in target.pyramid(self.depth)]
+        self.sampling = Sampling(pyramid, config.patches, config.coarse_patches, config.seed)
         self.step = 0
         self.steps = 0 if config.seconds else config.steps
         self.seconds = 0.0
         self.psnr: float | None = None
-        self.errors = np.zeros((2, len(model.lattice.tree)))
+        self.chunk = 1
 
     @staticmethod
     def start(target: ImageTarget, config: FitConfig) -> _Run:
-        generator = torch.Generator().manual_seed(config.seed)
         tree = initial_tree(target, config.architecture.cells, config.blocks)
         lattice = Lattice.build(tree, config.architecture.cells)
-        model = TrainableField.start(target.signal, config.architecture, lattice, generator, config.threads)
-        return _Run(target, config, model, generator)
+        generator = torch.Generator().manual_seed(config.seed)
+        arrays = TrainableField.start(target.signal, config.architecture, lattice, generator)
+        return _Run(target, config, _trainable(target, config, lattice, arrays))
 
     @staticmethod
     def resume(target: ImageTarget, config: FitConfig, state: FitState) -> _Run:
@@ -158,21 +165,15 @@ class _Run:
             np.asarray(arrays["tree.indices"], np.uint64),
         )
         lattice = Lattice.build(tree, config.architecture.cells)
-        model = TrainableField(target.signal, config.architecture, lattice, arrays, config.threads)
-        generator = torch.Generator()
-        generator.set_state(torch.from_numpy(np.array(arrays["random"], np.uint8)))
-        run = _Run(target, config, model, generator)
+        run = _Run(target, config, _trainable(target, config, lattice, arrays))
         run.step, run.steps = meta["step"], meta["steps"]
         run.seconds, run.psnr = meta["seconds"], meta["psnr"]
-        run.errors = np.array(arrays["errors"], np.float64)
         return run
 
     def state(self) -> FitState:
         tree = self.model.lattice.tree
         arrays = self.model.to_arrays()
         arrays["tree.levels"], arrays["tree.indices"] = tree.levels, tree.indices
-        arrays["errors"] = self.errors.copy()
-        arrays["random"] = self.generator.get_state().numpy()
         meta = {
             "config": self.config.to_json(),
             "depth": tree.depth,
@@ -215,38 +216,52 @@ class _Run:
                 before = reported = time.perf_counter()
 
     def advance(self) -> None:
-        """One step, and what is due after it."""
-        self._learn(self._draw_scale())
-        self.step += 1
-        if reallocates_at(self.config, self.step, self.steps):
+        """Some steps, up to the next one after which something is due; and that.
+
+        How many are taken together follows the clock and changes nothing in what they do.
+        """
+        interval = measurement_interval(self.steps)
+        reallocations = reallocation_steps(self.config, self.steps)
+        due = [step for step in reallocations if step > self.step]
+        due.append(self.step - self.step % interval + interval)
+        self._learn(min(self.step + self.chunk, self.steps, *due))
+        if self.step in reallocations:
             self._reallocate()
-        if measures_at(self.step, self.steps):
+        if self.step % interval == 0:
             self.psnr = self._sample_psnr()
             if self._good_enough():  # the sample may flatter
                 self.measure_everything()
 
+    def _learn(self, stop: int) -> None:
+        start, first = time.perf_counter(), self.step
+        steps = self.steps or UNKNOWN_STEPS
+        self.model.train(self.sampling, schedule(self.config, first, stop, steps, self.depth))
+        self.step = stop
+        per_step = (time.perf_counter() - start) / (stop - first)
+        self.chunk = max(1, min(2 * self.chunk, int(CHUNK_SECONDS / per_step)))
+
     def fix_steps(self, begin: float) -> None:
-        """Turns the time limit into a number of steps: measures the speed on a copy of the run."""
+        """Turns the time limit into a number of steps, by the speed of the first ones.
+
+        These learn at full rates: where the schedule begins, it falls by very little.
+        """
         assert self.config.seconds is not None
-        copy = _Run.resume(self.target, replace(self.config, seconds=None), self.state())
-        copy.steps = 1 << 40
-        for _ in range(WARM_UP_STEPS):
-            copy._learn(copy._draw_scale())
-        start, count = time.perf_counter(), 0
+        set_up = time.perf_counter() - begin
+        self._learn(self.step + WARM_UP_STEPS)
+        start, first = time.perf_counter(), self.step
         while time.perf_counter() - start < max(SPEED_SECONDS, SPEED_SHARE * self.config.seconds):
-            copy._learn(copy._draw_scale())
-            count += 1
-        per_step = (time.perf_counter() - start) / count
+            self._learn(self.step + self.chunk)
+        per_step = (time.perf_counter() - start) / (self.step - first)
         start = time.perf_counter()
-        copy._sample_psnr()
-        measurements = MEASUREMENTS * (time.perf_counter() - start)
-        start = time.perf_counter()
-        copy._reallocate()
-        reallocations = self.config.reallocations * (time.perf_counter() - start)
+        self.psnr = self._sample_psnr()
+        measurement = time.perf_counter() - start
         self.seconds = time.perf_counter() - begin
-        left = self.config.seconds - self.seconds
-        learning = max(left - measurements - reallocations, LEARNING_SHARE * left)
-        self.steps = max(1, int(learning / per_step))
+        left = max(self.config.seconds - self.seconds - measurement, LEARNING_SHARE * self.config.seconds)
+        # a re-allocation takes about as long as the beginning; both are the rarer, the fewer steps there are
+        interval = self.config.reallocation_interval
+        few = left / (per_step + measurement / LEAST_INTERVAL + set_up / interval)
+        many = (left - MEASUREMENTS * measurement - self.config.reallocations * set_up) / per_step
+        self.steps = self.step + max(1, int(max(few, many)))
 
     def measure_everything(self) -> None:
         """Replaces the estimate of the quality by that of every pixel."""
@@ -255,37 +270,6 @@ class _Run:
     def _good_enough(self) -> bool:
         return self.config.psnr is not None and self.psnr is not None and self.psnr >= self.config.psnr
 
-    def _draw_scale(self) -> int:
-        """Mostly full size; else a coarser scale, the finer ones more often."""
-        chance, place = torch.rand(2, generator=self.generator).tolist()
-        depth = self.model.lattice.tree.depth
-        if depth == 0 or chance < self.config.full_size_share:
-            return 0
-        return 1 + min(int(place**2 * depth), depth - 1)
-
-    def _draw_patches(self, scale: int) -> Tensor:
-        """Corners of random patches of one scale, uniform over the image."""
-        counts = [-(-scaled_size(side, scale) // PATCH_SIDE) for side in self.target.signal.size]
-        wanted = self.config.coarse_patches if scale else self.config.patches
-        count = min(wanted, 2 * counts[0] * counts[1])
-        axes = [torch.randint(0, number, (count,), generator=self.generator) for number in counts]
-        return torch.stack(axes, dim=1) * PATCH_SIDE
-
-    def _learn(self, scale: int) -> None:
-        corners = self._draw_patches(scale)
-        truth, weights = self.target.patches(corners, scale, PATCH_SIDE)
-        factor = rate_factor(self.config, self.step, self.steps)
-        rates = Rates(self.config.encoder_rate * factor, self.config.decoder_rate * factor)
-        squares = self.model.step(corners, truth, weights, scale, rates)
-        if scale == 0:
-            self._record(corners, squares, weights.sum(dim=0))
-
-    def _record(self, corners: Tensor, squares: Tensor, pixels: Tensor) -> None:
-        """Adds squared errors and pixel counts to the statistics of the leaves they fell in."""
-        rows = self.model.reader.leaves(corners // self.config.architecture.cells).numpy()
-        np.add.at(self.errors[0], rows, squares.numpy())
-        np.add.at(self.errors[1], rows, pixels.numpy())
-
     def _reallocate(self) -> None:
         """Re-decides the tree by the errors seen since the last time, which are then forgotten."""
         tree = self.model.lattice.tree
@@ -293,12 +277,13 @@ class _Run:
         better = allocate(tree, self._leaf_errors(), config.blocks, alpha=config.alpha, beta=config.beta)
         if not np.array_equal(better.levels, tree.levels) or not np.array_equal(better.indices, tree.indices):
             self.model.move_to(better)
-        self.errors = np.zeros((2, len(better)))
+        else:
+            self.model.forget_errors()
 
     def _leaf_errors(self) -> NDArray[np.float64]:
         """Squared error of every leaf, summed over its area; unseen leaves count as average ones."""
         tree = self.model.lattice.tree
-        squares, counts = self.errors[:, tree.leaf_rows]
+        squares, counts = self.model.errors[:, tree.leaf_rows]
         average = squares.sum() / max(counts.sum(), 1.0)
         mean = np.divide(squares, counts, out=np.full(len(counts), average), where=counts > 0)
         area = _areas_inside(tree, self.config.architecture.cells, self.target.signal.size)
@@ -306,16 +291,17 @@ class _Run:
         return errors
 
     def _sample_psnr(self) -> float:
-        """PSNR over a fixed sample of finest-level blocks; does not touch the random state."""
-        cells = self.config.architecture.cells
-        extent = self.model.lattice.tree.extent
-        chosen = np.random.default_rng(0).permutation(extent[0] * extent[1])[:SAMPLE_BLOCKS]
-        corners = torch.from_numpy(np.stack([chosen % extent[0], chosen // extent[0]], axis=1) * cells)
-        truth, weights = self.target.patches(corners, 0, cells)
-        values = self.model.render_patches(corners, cells)
-        inside = weights.numpy() > 0
-        squares = rounded_squares(values.numpy()[inside], truth.numpy()[inside])
-        return decibels(squares / (inside.sum() * truth.shape[2]))
+        """PSNR over a fixed sample of pixels."""
+        width, height = self.target.signal.size
+        chosen = np.random.default_rng(0).integers(0, width * height, SAMPLE_PIXELS)
+        pixels = np.stack([chosen % width, chosen // width], axis=1)
+        truth = self.target.at(pixels)
+        values = self.model.render_points(torch.from_numpy(pixels + 0.5))
+        return decibels(rounded_squares(values.numpy(), truth) / truth.size)
+
+
+def _trainable(target: ImageTarget, config: FitConfig, lattice: Lattice, arrays: Arrays) -> TrainableField:
+    return TrainableField(target.signal, config.architecture, lattice, arrays, config.device, config.mlp)
 
 
 def _areas_inside(tree: Tree, cells: int, size: tuple[int, ...]) -> NDArray[np.float64]:

@@ -43,27 +43,16 @@ class ImageTarget:
         """The area-filtered signal ``[height, width, channels]`` of one scale, alpha premultiplied."""
         return self._as_values(self._scales(scale)[rows])
 
-    def patches(self, corners: Tensor, scale: int, side: int) -> tuple[Tensor, Tensor]:
-        """Truth for patches of pixels.
+    def at(self, pixels: NDArray[np.int64]) -> FloatImage:
+        """Full-size values ``[n, channels]`` at ``pixels [n, 2]``, x and y; alpha premultiplied."""
+        return self._as_values(self._scales(0)[pixels[:, 1], pixels[:, 0]])
 
-        Args:
-            corners: ``int64 [n, 2]``, lowest pixel of each patch, in pixels of ``scale``.
-            scale: 0 for full size.
-            side: pixels per side of a patch.
+    def pyramid(self, scales: int) -> list[Tensor]:
+        """The area-filtered signal ``[height, width, channels]`` of the scales 0 .. ``scales``.
 
-        Returns:
-            values ``[side**2, n, channels]`` and weights ``[side**2, n]``, 0 where a pixel lies
-            outside the image.
+        Of the image's own type at full size unless it has alpha, else ``float32``; alpha premultiplied.
         """
-        image = self._scales(scale)
-        height, width = image.shape[:2]
-        steps = np.arange(side)
-        x = corners[:, 0].numpy() + np.tile(steps, side)[:, None]
-        y = corners[:, 1].numpy() + np.repeat(steps, side)[:, None]
-        index = np.minimum(y, height - 1) * width + np.minimum(x, width - 1)
-        values = self._as_values(image.reshape(-1, image.shape[2])[index])
-        weights = ((x < width) & (y < height)).astype(np.float32)
-        return torch.from_numpy(values), torch.from_numpy(weights)
+        return [torch.from_numpy(np.ascontiguousarray(self._scales(scale))) for scale in range(scales + 1)]
 
     def detail(self, scales: int) -> list[NDArray[np.float64]]:
         """Squared deviation of the full-size signal from its mean within each pixel of a scale.

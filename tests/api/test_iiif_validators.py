@@ -32,7 +32,7 @@ LEVEL = 2
 VERSION = "3.0"
 # Enough that no pixel inside the tested squares is off by more than 5 of 255, JPEG's errors included.
 BLOCKS = 2500
-STEPS = 3000
+STEPS = 8000
 
 pytestmark = [
     pytest.mark.slow,

@@ -10,7 +10,7 @@ import psutil
 import pytest
 from live_server import Server, picture, wait_until
 
-STEPS = 300
+STEPS = 12_000
 
 
 def _uninterrupted(data: Path) -> bytes:

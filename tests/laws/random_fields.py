@@ -12,15 +12,15 @@ import torch
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from acorn_svc.field.geometry import SLOTS
 from acorn_svc.field.lattice import Lattice
 from acorn_svc.field.model import Field, empty_tree, initial_parameters
-from acorn_svc.field.reader import SLOTS
 from acorn_svc.field.state import Architecture, EncoderName, Signal
 from acorn_svc.field.tree import ABSENT, Tree
 
 SMALL: dict[str, Any] = {
     "cells": 4,
-    "features": 3,
+    "features": 4,
     "decoder_width": 12,
     "encoder_width": 24,
     "encoder_layers": 1,
@@ -59,7 +59,7 @@ def trees(draw: st.DrawFn, dimensions: Sequence[int] = (2, 3), splits: int = 12)
 
 
 def random_features(
-    lattice: Lattice, channels: int = 3, seed: int = 0, dtype: torch.dtype = torch.float32
+    lattice: Lattice, channels: int = 4, seed: int = 0, dtype: torch.dtype = torch.float32
 ) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     features = torch.randn(lattice.vertices + 1, channels, generator=generator, dtype=dtype)

@@ -1,4 +1,4 @@
-"""Laws of reading: one definition, several ways in; continuous; differentiable."""
+"""Laws of reading, in the plain reference: one definition, several ways in; continuous; differentiable."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_fields import random_features, random_tree, read_by_definition, small_architecture, trees
 
-from acorn_svc.field.decoder import decode, initial_decoder, scale_layers
-from acorn_svc.field.encoders import VertexFeatures, initial_encoder
+from acorn_svc.field import encoders
+from acorn_svc.field.decoder import initial_decoder, scale_layers
+from acorn_svc.field.encoders import VertexFeatures, block_inputs, initial_encoder
+from acorn_svc.field.geometry import SLOTS, fold, geometry_of
 from acorn_svc.field.lattice import Lattice
-from acorn_svc.field.reader import SLOTS, Reader
+from acorn_svc.field.ops import reference
 from acorn_svc.field.tree import Tree
 
 LAWS = settings(deadline=None, max_examples=15)
@@ -38,7 +40,7 @@ def patch_corners(tree: Tree, scale: int, side: int) -> torch.Tensor:
 def patch_centres(corners: torch.Tensor, scale: int, side: int) -> torch.Tensor:
     """``[side**dimension, n, dimension]``: pixel centres, ``(z,) y, x`` order."""
     places = torch.tensor(list(itertools.product(range(side), repeat=corners.shape[1]))).flip(1)
-    return (corners + places[:, None] + 0.5) * 2**scale
+    return (corners.double() + places[:, None] + 0.5) * 2**scale
 
 
 @LAWS
@@ -52,7 +54,7 @@ def test_points_read_what_the_definition_says(tree, seed):
             read_by_definition(lattice, features.double().numpy(), position, scale)
             for position in positions.numpy()
         ]
-        read = Reader(lattice).points(features, positions, scale)
+        read = reference.encode_points(geometry_of(lattice), features, positions, scale)
         np.testing.assert_allclose(read, np.array(expected), atol=1e-5)
 
 
@@ -60,19 +62,21 @@ def test_points_read_what_the_definition_says(tree, seed):
 @given(trees())
 def test_patches_and_folded_reads_equal_points(tree):
     lattice = Lattice.build(tree, CELLS)
-    reader, features = Reader(lattice), random_features(lattice)
-    folded = reader.fold(features)
+    geometry, features = geometry_of(lattice), random_features(lattice)
+    folded = fold(lattice, features)
     for scale, side in itertools.product(range(tree.depth + 1), (1, 2, CELLS)):
         corners = patch_corners(tree, scale, side)
         far = torch.tensor(tree.extent) * CELLS
         centres = torch.minimum(patch_centres(corners, scale, side), far - 0.5)
         inside = (patch_centres(corners, scale, side) < far).all(dim=2)
-        expected = reader.points(features, centres.reshape(-1, tree.dimension), scale)
+        expected = reference.encode_points(geometry, features, centres.reshape(-1, tree.dimension), scale)
         expected = expected.reshape(side**tree.dimension, len(corners), -1)
         for table in (None, folded):
-            patches = reader.patches(features, corners, scale, side, table)
+            patches = reference._patches(geometry, features, corners, scale, side, table)
             torch.testing.assert_close(patches[inside], expected[inside], atol=1e-5, rtol=0)
-        points = reader.points(features, centres.reshape(-1, tree.dimension), scale, folded)
+        points = reference.encode_points(
+            geometry, features, centres.reshape(-1, tree.dimension), scale, folded
+        )
         torch.testing.assert_close(points.reshape(expected.shape), expected, atol=1e-5, rtol=0)
 
 
@@ -87,8 +91,8 @@ def test_a_scale_does_not_depend_on_finer_blocks(tree):
         pruned = Lattice.build(coarse, CELLS)
         moved = carry(features, lattice, pruned)
         torch.testing.assert_close(
-            Reader(pruned).points(moved, positions, scale),
-            Reader(lattice).points(features, positions, scale),
+            reference.encode_points(geometry_of(pruned), moved, positions, scale),
+            reference.encode_points(geometry_of(lattice), features, positions, scale),
             atol=1e-6,
             rtol=0,
         )
@@ -109,8 +113,8 @@ def test_a_split_with_zero_features_changes_nothing(tree):
     features, positions = random_features(lattice), random_positions(tree, 50)
     for scale in range(tree.depth + 1):
         torch.testing.assert_close(
-            Reader(finer).points(carry(features, lattice, finer), positions, scale),
-            Reader(lattice).points(features, positions, scale),
+            reference.encode_points(geometry_of(finer), carry(features, lattice, finer), positions, scale),
+            reference.encode_points(geometry_of(lattice), features, positions, scale),
             atol=1e-6,
             rtol=0,
         )
@@ -153,10 +157,12 @@ def test_the_field_is_continuous_across_all_leaf_edges(extent, splits, encoder):
     )
     features /= features.std() / 5
     weights = initial_decoder(architecture, 3, tree.depth + 1, generator)
-    reader, limits = Reader(lattice), one_sided_limits(tree)
-    for scale, table in itertools.product(range(tree.depth + 1), (None, reader.fold(features))):
-        read = reader.points(features, limits.reshape(-1, tree.dimension), scale, table)
-        values = decode(read, scale_layers(weights, scale)).reshape(*limits.shape[:2], -1)
+    geometry, limits = geometry_of(lattice), one_sided_limits(tree)
+    for scale, table in itertools.product(range(tree.depth + 1), (None, fold(lattice, features))):
+        layers = scale_layers(weights, scale)
+        positions = limits.reshape(-1, tree.dimension)
+        values = reference.render_points(geometry, features, table, layers, positions, scale)
+        values = values.reshape(*limits.shape[:2], -1)
         jump = (values.amax(dim=0) - values.amin(dim=0)).max()
         assert values.std() > 0.5
         assert jump <= 1e-3
@@ -165,30 +171,30 @@ def test_the_field_is_continuous_across_all_leaf_edges(extent, splits, encoder):
 @pytest.mark.parametrize("extent", [(11, 7), (3, 2, 4)])
 def test_no_samples_are_no_values(extent):
     lattice = Lattice.build(random_tree(extent, 6), CELLS)
-    reader, features = Reader(lattice), random_features(lattice)
+    geometry, features = geometry_of(lattice), random_features(lattice)
     nothing = torch.zeros(0, len(extent))
-    for table in (None, reader.fold(features)):
-        assert reader.points(features, nothing.double(), 0, table).shape == (0, SLOTS * 3)
-        patches = reader.patches(features, nothing.long(), 0, 2, table)
-        assert patches.shape == (2 ** len(extent), 0, SLOTS * 3)
+    for table in (None, fold(lattice, features)):
+        assert reference.encode_points(geometry, features, nothing.double(), 0, table).shape == (0, SLOTS * 4)
+        patches = reference.encode_patches(geometry, features, nothing.long(), 0, table)
+        assert patches.shape == (0, 4 ** len(extent), SLOTS * 4)
 
 
 @pytest.mark.parametrize("extent", [(20, 9), (6, 3, 10)])
 @pytest.mark.parametrize("scale", [0, 1])
-def test_gradients_of_the_reader(extent, scale):
+def test_gradients_of_reading(extent, scale):
     lattice = Lattice.build(random_tree(extent, 4), 2)
     assert lattice.tree.depth > 3
-    reader = Reader(lattice)
+    geometry = geometry_of(lattice)
     features = random_features(lattice, 2, dtype=torch.float64)[:60].requires_grad_()
     rest = random_features(lattice, 2, dtype=torch.float64)[60:]
     positions = random_positions(lattice.tree, 5) / 2
     corners = (positions / 2**scale).long() // 2 * 2
 
     def points(head: torch.Tensor) -> torch.Tensor:
-        return reader.points(torch.cat([head, rest]), positions, scale)
+        return reference._points(geometry, torch.cat([head, rest]), positions, scale, None)
 
     def patches(head: torch.Tensor) -> torch.Tensor:
-        return reader.patches(torch.cat([head, rest]), corners, scale, 2)
+        return reference._patches(geometry, torch.cat([head, rest]), corners, scale, 2, None)
 
     assert points(features).abs().sum() > 0
     assert torch.autograd.gradcheck(points, [features], fast_mode=True)
@@ -199,10 +205,10 @@ def test_gradients_of_the_decoder():
     generator = torch.Generator().manual_seed(0)
     weights = initial_decoder(small_architecture(), 3, 2, generator)
     weights = {name: tensor.double().requires_grad_() for name, tensor in weights.items()}
-    inputs = torch.randn(6, SLOTS * 3, generator=generator, dtype=torch.float64, requires_grad=True)
+    inputs = torch.randn(6, SLOTS * 4, generator=generator, dtype=torch.float64, requires_grad=True)
 
     def run(inputs: torch.Tensor, *tensors: torch.Tensor) -> torch.Tensor:
-        return decode(inputs, scale_layers(dict(zip(weights, tensors, strict=True)), 1))
+        return reference._decode(inputs, scale_layers(dict(zip(weights, tensors, strict=True)), 1))
 
     assert torch.autograd.gradcheck(run, [inputs, *weights.values()])
 
@@ -210,14 +216,15 @@ def test_gradients_of_the_decoder():
 def test_the_decoder_is_an_mlp_of_its_scale():
     generator = torch.Generator().manual_seed(0)
     weights = initial_decoder(small_architecture(), 3, 3, generator)
-    inputs = torch.randn(7, SLOTS * 3, generator=generator)
+    inputs = torch.randn(7, SLOTS * 4, generator=generator)
     for scale in range(3):
         hidden = inputs @ weights["decoder.0.weight"][scale] + weights["decoder.0.bias"][scale]
         expected = hidden.clamp(min=0) @ weights["decoder.1.weight"][scale] + weights["decoder.1.bias"][scale]
-        torch.testing.assert_close(decode(inputs, scale_layers(weights, scale)), expected)
+        torch.testing.assert_close(reference.decode(inputs, scale_layers(weights, scale)), expected)
 
 
-def test_gradients_of_the_coordinate_encoder():
+def test_gradients_of_the_coordinate_encoder(monkeypatch):
+    monkeypatch.setattr(encoders, "BLOCKS_AT_ONCE", 2)
     lattice = Lattice.build(random_tree((3, 2), 2), 2)
     architecture = replace(small_architecture("coordinate"), cells=2)
     encoder = VertexFeatures(architecture, lattice)
@@ -225,10 +232,18 @@ def test_gradients_of_the_coordinate_encoder():
     parameters = initial_encoder(architecture, lattice, torch.Generator().manual_seed(0))
     tensors = [tensor.double().requires_grad_() for tensor in parameters.values()]
 
-    def run(*tensors: torch.Tensor) -> torch.Tensor:
-        return encoder(dict(zip(parameters, tensors, strict=True)))
+    class Encode(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, *tensors):
+            ctx.save_for_backward(*tensors)
+            return encoder(dict(zip(parameters, tensors, strict=True)))
 
-    assert torch.autograd.gradcheck(run, tensors, fast_mode=True)
+        @staticmethod
+        def backward(ctx, gradient):
+            named = dict(zip(parameters, ctx.saved_tensors, strict=True))
+            return tuple(encoder.backward(named, gradient)[name] for name in parameters)
+
+    assert torch.autograd.gradcheck(Encode.apply, tensors, fast_mode=True)
 
 
 @LAWS
@@ -237,9 +252,13 @@ def test_a_shared_vertex_has_the_mean_of_what_its_blocks_say(tree):
     architecture = small_architecture("coordinate")
     lattice = Lattice.build(tree, CELLS)
     parameters = initial_encoder(architecture, lattice, torch.Generator().manual_seed(0))
-    encoder = VertexFeatures(architecture, lattice)
-    features = encoder(parameters)
-    said = encoder._evaluate(parameters).reshape(len(tree), -1, architecture.features)
+    features = VertexFeatures(architecture, lattice)(parameters)
+    said = block_inputs(tree, architecture.frequencies)
+    last = architecture.encoder_layers + 1
+    for number in range(last + 1):
+        said = said @ parameters[f"encoder.{number}.weight"] + parameters[f"encoder.{number}.bias"]
+        said = said.clamp(min=0) if number < last else said
+    said = said.reshape(len(tree), -1, architecture.features)
     for row in range(1, lattice.vertices + 1):
         node, place = np.nonzero(lattice.table[:-1] == row)
         torch.testing.assert_close(features[row], said[node, place].mean(dim=0))

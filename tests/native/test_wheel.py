@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[2]
+# as in cuda_programs.py, which needs CUDA packages
+SOURCES = {"cuda.cu", "cuda_block.h", "cuda_decoder.h", "cuda_reading.h", "kernels.h"}
 NO_COMPILER = {"CC": "/bin/false", "CXX": "/bin/false"}
 
 pytestmark = pytest.mark.slow
@@ -48,7 +50,7 @@ def test_without_a_compiler_the_wheel_is_pure(pure_wheel: Path) -> None:
 
 def test_kernels_for_cuda_travel_as_sources(pure_wheel: Path) -> None:
     sources = {name for name in _names(pure_wheel) if "cuda_ext/" in name}
-    assert sources == {"acorn_svc/cuda_ext/cuda.cu", "acorn_svc/cuda_ext/kernels.h"}
+    assert sources == {f"acorn_svc/cuda_ext/{name}" for name in SOURCES}
 
 
 def test_every_module_travels(pure_wheel: Path) -> None:

@@ -16,14 +16,106 @@ from typing import NamedTuple, Protocol, cast
 import torch
 from torch import Tensor
 
-__all__ = ["TABLE", "Availability", "BackEnd", "Operations", "available", "choose", "identity"]
+from acorn_svc.field.geometry import Geometry
+from acorn_svc.field.ops.learning import Layer, Learned, Learner, Sampling, Schedule
+
+__all__ = [
+    "TABLE",
+    "Availability",
+    "BackEnd",
+    "Operations",
+    "available",
+    "choose",
+    "decode",
+    "decode_backward",
+    "encode_patches",
+    "encode_patches_backward",
+    "encode_points",
+    "encode_points_backward",
+    "learn",
+    "locate",
+    "render_image",
+    "render_points",
+    "train",
+]
 
 
 class Operations(Protocol):
-    """What every back end offers."""
+    """What every back end offers; :mod:`acorn_svc.field.ops.reference` says what each does."""
 
-    def identity(self, values: Tensor) -> Tensor:
-        """See :func:`acorn_svc.field.ops.reference.identity`."""
+    def locate(self, geometry: Geometry, positions: Tensor) -> Tensor:
+        """Points to leaves."""
+
+    def encode_points(
+        self,
+        geometry: Geometry,
+        features: Tensor,
+        positions: Tensor,
+        scale: int,
+        folded: Tensor | None = None,
+    ) -> Tensor:
+        """Features at points."""
+
+    def encode_points_backward(
+        self, geometry: Geometry, gradient: Tensor, positions: Tensor, scale: int
+    ) -> Tensor:
+        """Its adjoint."""
+
+    def encode_patches(
+        self, geometry: Geometry, features: Tensor, corners: Tensor, scale: int, folded: Tensor | None = None
+    ) -> Tensor:
+        """Features at the pixels of patches."""
+
+    def encode_patches_backward(
+        self, geometry: Geometry, gradient: Tensor, corners: Tensor, scale: int
+    ) -> Tensor:
+        """Its adjoint."""
+
+    def decode(self, inputs: Tensor, layers: list[Layer]) -> Tensor:
+        """The decoder."""
+
+    def decode_backward(
+        self, inputs: Tensor, layers: list[Layer], gradient: Tensor
+    ) -> tuple[Tensor, list[Layer]]:
+        """Gradients of its inputs and layers."""
+
+    def render_points(
+        self,
+        geometry: Geometry,
+        features: Tensor,
+        folded: Tensor | None,
+        layers: list[Layer],
+        positions: Tensor,
+        scale: int,
+    ) -> Tensor:
+        """Values at points."""
+
+    def render_image(
+        self,
+        geometry: Geometry,
+        features: Tensor,
+        folded: Tensor | None,
+        layers: list[Layer],
+        scale: int,
+        region: tuple[int, int, int, int],
+        dtype: torch.dtype = torch.float32,
+    ) -> Tensor:
+        """Pixels of one scale."""
+
+    def learn(
+        self,
+        geometry: Geometry,
+        features: Tensor,
+        layers: list[Layer],
+        corners: Tensor,
+        scale: int,
+        truth: Tensor,
+        weights: Tensor,
+    ) -> Learned:
+        """Loss and gradients."""
+
+    def train(self, geometry: Geometry, learner: Learner, sampling: Sampling, schedule: Schedule) -> None:
+        """Steps of training, in place."""
 
 
 class Availability(NamedTuple):
@@ -68,9 +160,13 @@ def _cuda_missing() -> str:
 
 
 def _cpu_missing() -> str:
-    if _installed("acorn_svc._native"):
-        return ""
-    return "the native module was not built (no C++ compiler at installation)"
+    if not _installed("acorn_svc._native"):
+        return "the native module was not built (no C++ compiler at installation)"
+    try:
+        import_module("acorn_svc._native")
+    except ImportError as error:
+        return f"the native module cannot be loaded: {error}"
+    return ""
 
 
 # In order of preference; the last one runs everywhere.
@@ -95,6 +191,87 @@ def choose(device_type: str) -> Operations:
     return TABLE[-1].operations()
 
 
-def identity(values: Tensor) -> Tensor:
-    """See :func:`acorn_svc.field.ops.reference.identity`."""
-    return choose(values.device.type).identity(values)
+def locate(geometry: Geometry, positions: Tensor) -> Tensor:
+    """See :func:`acorn_svc.field.ops.reference.locate`."""
+    return choose(positions.device.type).locate(geometry, positions)
+
+
+def encode_points(
+    geometry: Geometry, features: Tensor, positions: Tensor, scale: int, folded: Tensor | None = None
+) -> Tensor:
+    """See :func:`acorn_svc.field.ops.reference.encode_points`."""
+    return _for(features).encode_points(geometry, features, positions, scale, folded)
+
+
+def encode_points_backward(geometry: Geometry, gradient: Tensor, positions: Tensor, scale: int) -> Tensor:
+    """See :func:`acorn_svc.field.ops.reference.encode_points_backward`."""
+    return _for(gradient).encode_points_backward(geometry, gradient, positions, scale)
+
+
+def encode_patches(
+    geometry: Geometry, features: Tensor, corners: Tensor, scale: int, folded: Tensor | None = None
+) -> Tensor:
+    """See :func:`acorn_svc.field.ops.reference.encode_patches`."""
+    return _for(features).encode_patches(geometry, features, corners, scale, folded)
+
+
+def encode_patches_backward(geometry: Geometry, gradient: Tensor, corners: Tensor, scale: int) -> Tensor:
+    """See :func:`acorn_svc.field.ops.reference.encode_patches_backward`."""
+    return _for(gradient).encode_patches_backward(geometry, gradient, corners, scale)
+
+
+def decode(inputs: Tensor, layers: list[Layer]) -> Tensor:
+    """See :func:`acorn_svc.field.ops.reference.decode`."""
+    return _for(inputs).decode(inputs, layers)
+
+
+def decode_backward(inputs: Tensor, layers: list[Layer], gradient: Tensor) -> tuple[Tensor, list[Layer]]:
+    """See :func:`acorn_svc.field.ops.reference.decode_backward`."""
+    return _for(inputs).decode_backward(inputs, layers, gradient)
+
+
+def render_points(
+    geometry: Geometry,
+    features: Tensor,
+    folded: Tensor | None,
+    layers: list[Layer],
+    positions: Tensor,
+    scale: int,
+) -> Tensor:
+    """See :func:`acorn_svc.field.ops.reference.render_points`."""
+    return _for(features).render_points(geometry, features, folded, layers, positions, scale)
+
+
+def render_image(
+    geometry: Geometry,
+    features: Tensor,
+    folded: Tensor | None,
+    layers: list[Layer],
+    scale: int,
+    region: tuple[int, int, int, int],
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """See :func:`acorn_svc.field.ops.reference.render_image`."""
+    return _for(features).render_image(geometry, features, folded, layers, scale, region, dtype)
+
+
+def learn(
+    geometry: Geometry,
+    features: Tensor,
+    layers: list[Layer],
+    corners: Tensor,
+    scale: int,
+    truth: Tensor,
+    weights: Tensor,
+) -> Learned:
+    """See :func:`acorn_svc.field.ops.reference.learn`."""
+    return _for(features).learn(geometry, features, layers, corners, scale, truth, weights)
+
+
+def train(geometry: Geometry, learner: Learner, sampling: Sampling, schedule: Schedule) -> None:
+    """See :func:`acorn_svc.field.ops.reference.train`."""
+    _for(learner.last).train(geometry, learner, sampling, schedule)
+
+
+def _for(values: Tensor) -> Operations:
+    return choose(values.device.type)

@@ -12,7 +12,7 @@ from acorn_svc.field.state import Architecture, FitRecord, Signal
 def make_field(encoder: Literal["grid", "coordinate"], seed: int = 0) -> Field:
     signal = Signal(width=9, height=7, channels=3, bit_depth=8)
     architecture = Architecture(
-        encoder, cells=2, features=2, decoder_width=2, encoder_width=2, encoder_layers=0, frequencies=1
+        encoder, cells=4, features=2, decoder_width=2, encoder_width=2, encoder_layers=0, frequencies=1
     )
     tree = empty_tree(signal, architecture.cells)
     tree = tree.split(tree.leaf_rows)

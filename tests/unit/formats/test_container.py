@@ -268,7 +268,7 @@ LIES: dict[str, Callable[[Document, Tensors], None]] = {
     "bit depth": _set("field.bit_depth", 12),
     "encoder": _set("field.architecture.encoder", "magic"),
     "encoder without features": _set("field.architecture.encoder", "coordinate"),
-    "cells": _set("field.architecture.cells", 4),
+    "cells": _set("field.architecture.cells", 8),
     "huge cells": _set("field.architecture.cells", 1 << 30),
     "huge features": _set("field.architecture.features", 1 << 30),
     "huge decoder": _set("field.architecture.decoder_width", 4096),
