@@ -245,7 +245,9 @@ __device__ __forceinline__ void finish(float (&values)[OUTPUTS]) {
 template <class T>
 __device__ __forceinline__ void paint(const float (&values)[OUTPUTS], float top, void* pixels, long long pixel) {
 #pragma unroll
-    for (int c = 0; c < OUTPUTS; ++c) static_cast<T*>(pixels)[pixel * OUTPUTS + c] = static_cast<T>(rintf(values[c] * top));
+    for (int c = 0; c < OUTPUTS; ++c) {
+        static_cast<T*>(pixels)[pixel * OUTPUTS + c] = static_cast<T>(rintf(values[c] * top));
+    }
 }
 
 }  // namespace
@@ -345,7 +347,9 @@ struct GivenLesson {
     __device__ __forceinline__ float truth(long long patch, int pixel, int channel) const {
         return values[(patch * PIXELS + pixel) * OUTPUTS + channel];
     }
-    __device__ __forceinline__ float weight(long long patch, int pixel) const { return weights[patch * PIXELS + pixel]; }
+    __device__ __forceinline__ float weight(long long patch, int pixel) const {
+        return weights[patch * PIXELS + pixel];
+    }
     __device__ __forceinline__ void record(long long patch, double square) const { squares[patch] = square; }
 };
 
@@ -464,25 +468,31 @@ struct Moments {
     float* second[2 * LAYERS];
 };
 
+// A step of Adam (Kingma and Ba 2015) for one parameter, if it is of tensor I or a later one.
+template <int I = 0>
+__device__ __forceinline__ void update_parameter(const Moments& moments, int parameter, float gradient, float rate,
+                                                 float unbias) {
+    constexpr int INPUTS_OF = SIZES[I / 2], OUTPUTS_OF = SIZES[I / 2 + 1];
+    constexpr int START = parameters_before(I / 2) + (I % 2 ? INPUTS_OF * OUTPUTS_OF : 0);
+    constexpr int SIZE = (I % 2 ? 1 : INPUTS_OF) * OUTPUTS_OF;
+    const int at = parameter - START;
+    if (0 <= at && at < SIZE) {
+        const float first = MOMENTUM * moments.first[I][at] + (1.0f - MOMENTUM) * gradient;
+        const float second = DECAY * moments.second[I][at] + (1.0f - DECAY) * gradient * gradient;
+        moments.first[I][at] = first;
+        moments.second[I][at] = second;
+        moments.value[I][at] -= rate * first / (sqrtf(second) * unbias + EPSILON);
+    }
+    if constexpr (I + 1 < 2 * LAYERS) update_parameter<I + 1>(moments, parameter, gradient, rate, unbias);
+}
+
 }  // namespace
 
-// Adam (Kingma and Ba 2015) on the decoder, from what all blocks have found.
+// The decoder takes a step, from what all blocks have found.
 ACORN_LIGHT update_decoder(Moments moments, const float* parts, int blocks, float factor, float rate, float unbias) {
     const int parameter = blockIdx.x * SUMMED_TOGETHER + thread();
     const float gradient = sum_of_parts(parts, blocks) * factor;
-    if (thread() >= SUMMED_TOGETHER) return;
-#pragma unroll
-    for (int i = 0; i < 2 * LAYERS; ++i) {
-        const int start = parameters_before(i / 2) + i % 2 * SIZES[i / 2] * SIZES[i / 2 + 1];
-        const int size = (i % 2 ? 1 : SIZES[i / 2]) * SIZES[i / 2 + 1];
-        const int at = parameter - start;
-        if (at < 0 || at >= size) continue;
-        const float first = MOMENTUM * moments.first[i][at] + (1.0f - MOMENTUM) * gradient;
-        const float second = DECAY * moments.second[i][at] + (1.0f - DECAY) * gradient * gradient;
-        moments.first[i][at] = first;
-        moments.second[i][at] = second;
-        moments.value[i][at] -= rate * first / (sqrtf(second) * unbias + EPSILON);
-    }
+    if (thread() < SUMMED_TOGETHER) update_parameter(moments, parameter, gradient, rate, unbias);
 }
 
 #endif

@@ -204,14 +204,16 @@ class _Run:
         )
 
     def train(self) -> Iterator[Progress]:
-        """Steps until one of the limits is reached."""
+        """Steps until one of the limits is reached; the first measured quality is told at once."""
         before = reported = time.perf_counter()
+        told = False
         while self.step < self.steps and not self._good_enough():
             self.advance()
             now = time.perf_counter()
             self.seconds += now - before
             before = now
-            if now - reported >= REPORT_SECONDS:
+            if now - reported >= REPORT_SECONDS or (self.psnr is not None and not told):
+                told = self.psnr is not None
                 yield self.progress("fitting")
                 before = reported = time.perf_counter()
 
@@ -232,13 +234,15 @@ class _Run:
             if self._good_enough():  # the sample may flatter
                 self.measure_everything()
 
-    def _learn(self, stop: int) -> None:
+    def _learn(self, stop: int) -> float:
+        """Goes on to step ``stop``; returns the seconds that a step took."""
         start, first = time.perf_counter(), self.step
         steps = self.steps or UNKNOWN_STEPS
         self.model.train(self.sampling, schedule(self.config, first, stop, steps, self.depth))
         self.step = stop
         per_step = (time.perf_counter() - start) / (stop - first)
         self.chunk = max(1, min(2 * self.chunk, int(CHUNK_SECONDS / per_step)))
+        return per_step
 
     def fix_steps(self, begin: float) -> None:
         """Turns the time limit into a number of steps, by the speed of the first ones.
@@ -248,10 +252,9 @@ class _Run:
         assert self.config.seconds is not None
         set_up = time.perf_counter() - begin
         self._learn(self.step + WARM_UP_STEPS)
-        start, first = time.perf_counter(), self.step
+        start = time.perf_counter()
         while time.perf_counter() - start < max(SPEED_SECONDS, SPEED_SHARE * self.config.seconds):
-            self._learn(self.step + self.chunk)
-        per_step = (time.perf_counter() - start) / (self.step - first)
+            per_step = self._learn(self.step + self.chunk)  # the last and largest chunk counts
         start = time.perf_counter()
         self.psnr = self._sample_psnr()
         measurement = time.perf_counter() - start

@@ -161,6 +161,14 @@ def everything(subject: law.Subject, hidden: list[int]) -> list[torch.Tensor]:
 DEEP = [20, 21, 22, 23]  # its tape does not fit into shared memory
 
 
+@pytest.fixture(params=[cuda.MOST_BLOCKS, 2])
+def most_blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tile for each block, or several."""
+    monkeypatch.setattr(cuda, "MOST_BLOCKS", request.param)
+    monkeypatch.setattr(cuda, "MOST_BLOCKS_WITH_SCRATCH", request.param)
+
+
+@pytest.mark.usefixtures("most_blocks")
 @pytest.mark.parametrize("hidden", [[13], DEEP], ids=str)
 def test_the_order_of_blocks_and_threads_changes_no_bit(
     subject: law.Subject, emulator: Emulator, hidden: list[int]
@@ -179,6 +187,7 @@ def test_every_kernel_is_emulated(subject: law.Subject, emulator: Emulator) -> N
     assert emulator.launched == declared
 
 
+@pytest.mark.usefixtures("most_blocks")
 @pytest.mark.parametrize("hidden", [[64], DEEP, [128, 128]], ids=str)
 def test_layers_that_users_have(subject: law.Subject, hidden: list[int]) -> None:
     of = law.flat_scene()
