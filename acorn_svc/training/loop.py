@@ -40,6 +40,7 @@ SPEED_SHARE = 0.04
 SPEED_SECONDS = 0.02
 LEARNING_SHARE = 0.3
 WARM_UP_STEPS = 3
+REALLOCATION_SHARE = 0.3  # of the time that choosing and building the first tree takes
 UNKNOWN_STEPS = 1 << 40
 SAMPLE_PIXELS = 8192
 CHUNK_SECONDS = 0.05
@@ -260,10 +261,10 @@ class _Run:
         measurement = time.perf_counter() - start
         self.seconds = time.perf_counter() - begin
         left = max(self.config.seconds - self.seconds - measurement, LEARNING_SHARE * self.config.seconds)
-        # a re-allocation takes about as long as the beginning; both are the rarer, the fewer steps there are
-        interval = self.config.reallocation_interval
-        few = left / (per_step + measurement / LEAST_INTERVAL + set_up / interval)
-        many = (left - MEASUREMENTS * measurement - self.config.reallocations * set_up) / per_step
+        # both become rarer with fewer steps
+        reallocation, interval = REALLOCATION_SHARE * set_up, self.config.reallocation_interval
+        few = left / (per_step + measurement / LEAST_INTERVAL + reallocation / interval)
+        many = (left - MEASUREMENTS * measurement - self.config.reallocations * reallocation) / per_step
         self.steps = self.step + max(1, int(max(few, many)))
 
     def measure_everything(self) -> None:
