@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from acorn_svc.field.geometry import SLOTS
-from acorn_svc.field.ops.learning import Layer
 from acorn_svc.field.state import Architecture
 
 
@@ -34,14 +33,3 @@ def initial_decoder(
         weights[f"decoder.{number}.bias"] = torch.zeros(scales, fan_out)
     weights[f"decoder.{len(sizes) - 2}.bias"] += 0.5
     return weights
-
-
-def scale_layers(weights: dict[str, Tensor], scale: int) -> list[Layer]:
-    """The layers ``[(weight [in, out], bias [out])]`` of the decoder of one scale.
-
-    By name: arrays read from a file have another order.
-    """
-    count = sum(name.startswith("decoder.") for name in weights) // 2
-    return [
-        (weights[f"decoder.{n}.weight"][scale], weights[f"decoder.{n}.bias"][scale]) for n in range(count)
-    ]

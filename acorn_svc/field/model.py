@@ -17,7 +17,7 @@ from torch import Tensor
 from acorn_svc.errors import BadModel, BadRequest
 from acorn_svc.field import ops
 from acorn_svc.field.conventions import depth_for, extent_for, scaled_size
-from acorn_svc.field.decoder import initial_decoder, layer_sizes, scale_layers
+from acorn_svc.field.decoder import initial_decoder, layer_sizes
 from acorn_svc.field.encoders import (
     VertexFeatures,
     count_parameters,
@@ -26,7 +26,7 @@ from acorn_svc.field.encoders import (
 )
 from acorn_svc.field.geometry import Geometry, fold, geometry_of
 from acorn_svc.field.lattice import Lattice
-from acorn_svc.field.ops.learning import FEATURES
+from acorn_svc.field.ops.learning import FEATURES, scale_layers
 from acorn_svc.field.resample import area_mean
 from acorn_svc.field.state import (
     CELLS,

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from acorn_svc.field import ops
-from acorn_svc.field.decoder import scale_layers
 from acorn_svc.field.encoders import VertexFeatures, count_parameters
 from acorn_svc.field.geometry import geometry_of
 from acorn_svc.field.lattice import Lattice
@@ -175,7 +174,7 @@ class TrainableField:
         """Full-size values ``[n, channels]`` at ``float64 [n, 2]``, without learning."""
         with torch.inference_mode():
             features = self._vertex_features(self._learner.parameters)
-            layers = scale_layers(self._learner.parameters, 0)
+            layers = self._learner.layers(0)
             positions = positions.to(self._device)
             return ops.render_points(self.geometry, features, None, layers, positions, 0).cpu()
 

@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from random_fields import random_features, random_tree, read_by_definition, small_architecture, trees
 
 from acorn_svc.field import encoders
-from acorn_svc.field.decoder import initial_decoder, scale_layers
+from acorn_svc.field.decoder import initial_decoder
 from acorn_svc.field.encoders import VertexFeatures, block_inputs, initial_encoder
 from acorn_svc.field.geometry import SLOTS, fold, geometry_of
 from acorn_svc.field.lattice import Lattice
 from acorn_svc.field.ops import reference
+from acorn_svc.field.ops.learning import scale_layers
 from acorn_svc.field.tree import Tree
 
 LAWS = settings(deadline=None, max_examples=15)

@@ -17,12 +17,11 @@ from random_fields import small_architecture
 from skimage.data import astronaut
 
 from acorn_svc.field.conventions import scaled_size
-from acorn_svc.field.decoder import scale_layers
 from acorn_svc.field.encoders import block_inputs
 from acorn_svc.field.geometry import PATCH_SIDE, geometry_of
 from acorn_svc.field.lattice import Lattice
 from acorn_svc.field.model import Field, empty_tree
-from acorn_svc.field.ops.learning import BETAS, EPSILON, FEATURES, Sampling, Schedule
+from acorn_svc.field.ops.learning import BETAS, EPSILON, FEATURES, Sampling, Schedule, scale_layers
 from acorn_svc.field.ops.reference import _decode, _points
 from acorn_svc.field.state import Architecture, EncoderName, FitRecord
 from acorn_svc.formats.checkpoint import read_state, write_state

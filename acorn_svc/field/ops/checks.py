@@ -8,10 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from acorn_svc.field.conventions import IMAGE_DIMENSION
 from acorn_svc.field.geometry import PATCH_SIDE, SLOTS, Geometry
 from acorn_svc.field.ops.learning import FEATURES, Layer, Learner, Sampling, Schedule
 
-IMAGE_DIMENSION = 2
 MATRIX = 2
 MAX_LAYERS = 8
 MAX_CHANNELS = 4

@@ -15,7 +15,6 @@ from acorn_svc.field.ops.learning import Layer, Learned, Learner, Sampling, Sche
 
 WIDEST = ""
 lanes = WIDEST  # or one of _native.lanes(), for tests and benchmarks
-CHANNELS = (1, 2, 4, 8)  # of a feature row, for which there are kernels
 
 
 def _threads() -> int:

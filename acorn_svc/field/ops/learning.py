@@ -14,6 +14,17 @@ LONGEST_GAP = 32
 Layer = tuple[Tensor, Tensor]
 
 
+def scale_layers(weights: dict[str, Tensor], scale: int) -> list[Layer]:
+    """The layers ``[(weight [in, out], bias [out])]`` of the decoder of one scale.
+
+    By name: arrays read from a file have another order.
+    """
+    count = sum(name.startswith("decoder.") for name in weights) // 2
+    return [
+        (weights[f"decoder.{n}.weight"][scale], weights[f"decoder.{n}.bias"][scale]) for n in range(count)
+    ]
+
+
 class Learned(NamedTuple):
     """What some patches taught.
 
@@ -66,8 +77,7 @@ class Learner(NamedTuple):
 
     def layers(self, scale: int) -> list[Layer]:
         """The decoder of one scale."""
-        names = [f"decoder.{number}" for number in range(self.layer_count)]
-        return [(self.parameters[f"{n}.weight"][scale], self.parameters[f"{n}.bias"][scale]) for n in names]
+        return scale_layers(self.parameters, scale)
 
 
 class Sampling(NamedTuple):

@@ -27,9 +27,9 @@ from acorn_svc.field.ops.learning import (
     Schedule,
 )
 from acorn_svc.field.ops.shuffle import mixed, shuffled
+from acorn_svc.field.state import ALPHA_CHANNELS
 
 BLOCKS_AT_ONCE = 64
-ALPHA_CHANNELS = (2, 4)
 LEAST_ALPHA = 1e-4
 
 
