@@ -3,6 +3,7 @@
     AcornError                    error
     ├── BadInput                  bad_input             the caller's data or request is unusable
     │   ├── BadImage              bad_image             an image file that cannot be decoded
+    │   ├── BadMesh               bad_mesh              a mesh file that cannot be read, or holds no surface
     │   ├── BadModel              bad_model             an .acorn file or checkpoint that is damaged
     │   ├── BadRequest            bad_request           a parameter, region or size with no meaning
     │   ├── UnsupportedMedia      unsupported_media     a file of a kind that Acorn doesn't read
@@ -50,6 +51,12 @@ class BadImage(BadInput):
     """An image file that is damaged or that holds something Acorn cannot represent."""
 
     code = "bad_image"
+
+
+class BadMesh(BadInput):
+    """A mesh file that is damaged or that holds no surface."""
+
+    code = "bad_mesh"
 
 
 class BadModel(BadInput):

@@ -57,6 +57,12 @@ class Settings(BaseSettings):
         256_000_000, "pixels", "The largest image, width times height.", most=10**10
     )
     max_image_side: int = _setting(65_536, "pixels", "The longest side of an image.", most=1_000_000)
+    max_mesh_vertices: int = _setting(
+        20_000_000, "vertices", "The most vertices of a mesh that is uploaded.", most=10**9
+    )
+    max_mesh_faces: int = _setting(
+        40_000_000, "faces", "The most faces of a mesh that is uploaded.", most=10**9
+    )
     decode_memory_bytes: int = _setting(
         4 * GIB, "bytes", "Memory of the process that checks an upload.", most=1024 * GIB
     )
@@ -113,6 +119,13 @@ class Settings(BaseSettings):
     max_region_pixels: int = _setting(
         4_000_000_000, "pixels", "The largest region that is streamed.", most=10**12
     )
+    max_mesh_resolution: int = _setting(
+        1024,
+        "cells",
+        "The finest mesh that is made of a shape: cells along its longest side.",
+        least=8,
+        most=16_384,
+    )
     max_in_flight_renders: int = _setting(
         _cores(), "renders", "Pictures that are rendered at the same time.", most=1024
     )
@@ -136,6 +149,7 @@ class Settings(BaseSettings):
 
     def _combinations(self) -> list[tuple[bool, str]]:
         widest_pixel = 4 * 2  # four channels of 16 bits
+        largest_mesh = self.max_mesh_vertices * 24 + self.max_mesh_faces * 12
         return [
             (
                 self.max_image_pixels * widest_pixel <= self.decode_memory_bytes,
@@ -144,6 +158,11 @@ class Settings(BaseSettings):
             (
                 self.max_image_pixels * widest_pixel <= self.job_memory_bytes,
                 "job_memory_bytes must hold the largest image: max_image_pixels times 8 bytes",
+            ),
+            (
+                largest_mesh <= min(self.decode_memory_bytes, self.job_memory_bytes),
+                "decode_memory_bytes and job_memory_bytes must hold the largest mesh: max_mesh_vertices "
+                "times 24 bytes and max_mesh_faces times 12",
             ),
             (
                 self.max_image_side**2 >= self.max_image_pixels,
@@ -159,8 +178,8 @@ class Settings(BaseSettings):
                 "checkpoint_seconds must be less than job_wall_seconds, or no progress is kept",
             ),
             (
-                self.max_request_bytes >= self.max_query_points * 8,
-                "max_request_bytes must hold max_query_points points of 8 bytes",
+                self.max_request_bytes >= self.max_query_points * 12,
+                "max_request_bytes must hold max_query_points points of 12 bytes",
             ),
         ]
 

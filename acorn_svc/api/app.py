@@ -23,7 +23,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from acorn_svc import __version__
-from acorn_svc.api import deepzoom, errors, events, health, iiif, page, query, region, scenes
+from acorn_svc.api import deepzoom, errors, events, health, iiif, mesh, page, query, region, scenes, tiles3d
 from acorn_svc.api.rendering import Renderer
 from acorn_svc.jobs.inspection import Inspector
 from acorn_svc.jobs.queue import JobQueue
@@ -32,22 +32,27 @@ from acorn_svc.settings import Settings
 from acorn_svc.store.scenes import SceneStore
 
 DESCRIPTION = """
-Acorn turns an image into an adaptive neural field, a small network that knows the picture at every
-scale, and serves it while it is still learning.
+Acorn turns an image or a 3D scan into an adaptive neural field, a small network that knows the
+picture or the surface at every scale, and serves it while it is still learning.
 
-1. **Upload** an image: `curl --data-binary @photo.jpg "$ACORN/scenes?preset=draft"`
+1. **Upload** an image or a mesh: `curl --data-binary @photo.jpg "$ACORN/scenes?preset=draft"`
 2. **Follow** the fit: `curl -N $ACORN/scenes/ID/events`
-3. **Look** at it with any IIIF or Deep Zoom viewer, or cut out any region at any size.
+3. **Look** at a picture with any IIIF or Deep Zoom viewer, or cut out any region at any size; look
+   at a shape with any 3D Tiles client, or download its mesh at any resolution.
 4. **Keep** the `.acorn` file: `curl -O -J $ACORN/scenes/ID/file`
 
-Coordinates are in pixels of the full image: x to the right, y down, the first pixel's centre at
-(0.5, 0.5). Every error has the same shape: `{"error": {"code", "message", "limit", "value"}}`.
+Coordinates in an image are in pixels of the full image: x to the right, y down, the first pixel's
+centre at (0.5, 0.5). Those of a shape are in the units of the mesh that was uploaded.
+
+Every error has the same shape: `{"error": {"code", "message", "limit", "value"}}`.
 """
 TAGS = [
-    {"name": "Scenes", "description": "Upload images, follow their fit, keep the result."},
+    {"name": "Scenes", "description": "Upload images and meshes, follow their fit, keep the result."},
     {"name": "IIIF", "description": "Pictures for viewers: the IIIF Image API 3.0, level 2."},
     {"name": "Deep Zoom", "description": "Pictures for viewers: Deep Zoom images (DZI)."},
     {"name": "Region", "description": "Any part of a scene, at any size, as one file."},
+    {"name": "Shapes", "description": "A shape as one mesh, at any resolution."},
+    {"name": "3D Tiles", "description": "Shapes for viewers: 3D Tiles 1.1, an implicit octree."},
     {"name": "Query", "description": "The field itself: coordinates in, values out."},
     {"name": "Service", "description": "The service itself."},
 ]
@@ -60,7 +65,7 @@ def create_app(settings: Settings, worker: EmbeddedWorker | None = None) -> Fast
     app = FastAPI(
         title="Acorn",
         version=__version__,
-        summary="Images as adaptive neural fields, fitted and served.",
+        summary="Images and shapes as adaptive neural fields, fitted and served.",
         description=DESCRIPTION,
         openapi_tags=TAGS,
         lifespan=_lifespan,
@@ -76,9 +81,12 @@ def create_app(settings: Settings, worker: EmbeddedWorker | None = None) -> Fast
     app.state.renderer = Renderer(store, settings)
     app.state.worker = worker
     app.state.stopping = threading.Event()
+    # Routes are tried in this order.
+    for module in (iiif, deepzoom):
+        app.include_router(module.pictures, responses=errors.documented(400, 404, 503))
     for module in (scenes, events, health):
         app.include_router(module.router)
-    for module in (iiif, deepzoom, region, query):
+    for module in (iiif, deepzoom, region, mesh, tiles3d, query):
         app.include_router(module.router, responses=errors.documented(400, 404, 503))
     page.install(app)
     errors.install(app)
@@ -177,6 +185,7 @@ def serve(settings: Settings) -> None:
             host=settings.host,
             port=settings.port,
             log_level="warning",
+            access_log=False,
             server_header=False,
             timeout_graceful_shutdown=settings.shutdown_seconds,
         )

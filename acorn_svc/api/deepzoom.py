@@ -19,9 +19,9 @@ from acorn_svc.api.caching import (
     allowed,
     bodiless,
 )
-from acorn_svc.api.dependencies import SceneId
+from acorn_svc.api.dependencies import PathRoute, SceneId
 from acorn_svc.api.errors import documented
-from acorn_svc.api.rendering import RendererDep, View
+from acorn_svc.api.rendering import RendererDep, View, get_renderer
 from acorn_svc.api.rendition import MEDIA_TYPES, Format, Region, Rendition, Size, default_quality
 from acorn_svc.errors import BadRequest, NotFound
 
@@ -34,6 +34,7 @@ _NUMBER: Final = re.compile("[0-9]{1,9}")
 _TILE: Final = re.compile(rf"([0-9]{{1,9}})_([0-9]{{1,9}})\.({'|'.join(FORMATS)})")
 
 router = APIRouter(tags=["Deep Zoom"])
+pictures = APIRouter(tags=["Deep Zoom"], route_class=PathRoute)
 
 
 @router.head("/dzi/{id}.dzi", include_in_schema=False)
@@ -51,8 +52,8 @@ async def descriptor(id: SceneId, request: Request, renderer: RendererDep) -> Re
     return bodiless(request, XML, headers) or Response(content, 200, headers, XML)
 
 
-@router.head(TILE_PATH, include_in_schema=False)
-@router.get(
+@pictures.head(TILE_PATH, include_in_schema=False)
+@pictures.get(
     TILE_PATH,
     summary="Render a Deep Zoom tile",
     response_class=Response,
@@ -66,9 +67,9 @@ async def tile(
     level: str,
     tile: str,
     request: Request,
-    renderer: RendererDep,
 ) -> Response:
     """Render the tile `{column}_{row}.{format}` of a level; format is `jpg`, `png` or `webp`."""
+    renderer = await get_renderer(request)
     view = await renderer.view(id)
     rendition = parse_tile(level, tile, view)
     return await renderer.respond(request, view, rendition)
@@ -82,13 +83,13 @@ async def options() -> Response:
 
 
 def _descriptor(view: View) -> str:
-    scene = view.scene
-    image_format = "png" if scene.channels in (2, 4) else "jpg"
+    image = view.image
+    image_format = "png" if image.channels in (2, 4) else "jpg"
     return (
         '<?xml version="1.0" encoding="UTF-8"?>\n'
         '<Image xmlns="http://schemas.microsoft.com/deepzoom/2008" '
         f'Format="{image_format}" Overlap="{OVERLAP}" TileSize="{TILE_SIDE}">'
-        f'<Size Width="{scene.width}" Height="{scene.height}"/></Image>\n'
+        f'<Size Width="{image.width}" Height="{image.height}"/></Image>\n'
     )
 
 
@@ -97,9 +98,9 @@ def parse_tile(level: str, tile: str, view: View) -> Rendition:
     match = _TILE.fullmatch(tile)
     if not _NUMBER.fullmatch(level) or not match:
         raise BadRequest("A tile is {level}/{column}_{row}.{format}; format: jpg, png or webp.")
-    size = view.scene.width, view.scene.height
-    region, pixels = tile_region(size, int(level), int(match[1]), int(match[2]))
-    return Rendition(region, pixels, default_quality(view.scene.channels), cast(Format, match[3]))
+    image = view.image
+    region, pixels = tile_region((image.width, image.height), int(level), int(match[1]), int(match[2]))
+    return Rendition(region, pixels, default_quality(image.channels), cast(Format, match[3]))
 
 
 def tile_region(size: Size, level: int, column: int, row: int) -> tuple[Region, Size]:

@@ -41,11 +41,12 @@ def health(request: Request, response: Response, store: StoreDep, settings: Sett
         state = "running" if worker.alive else "starting"
     degraded = state == "starting"
     response.status_code = 503 if degraded else 200
+    queued, fitting = store.counts(Status.QUEUED, Status.FITTING)
     return Health(
         status="degraded" if degraded else "ok",
         version=__version__,
         worker=state,
-        queued=store.count(Status.QUEUED),
-        fitting=store.count(Status.FITTING),
+        queued=queued,
+        fitting=fitting,
         free_disk_bytes=shutil.disk_usage(settings.data).free,
     )

@@ -19,12 +19,12 @@ from acorn_svc.api.caching import (
     content_etag,
     headers_for,
 )
-from acorn_svc.api.dependencies import SceneId
+from acorn_svc.api.dependencies import PathRoute, SceneId
 from acorn_svc.api.errors import documented
 from acorn_svc.api.iiif_syntax import Limits, Picture, parse
-from acorn_svc.api.rendering import RendererDep, View
+from acorn_svc.api.rendering import RendererDep, View, get_renderer
 from acorn_svc.api.rendition import MEDIA_TYPES, default_quality
-from acorn_svc.api.scenes import BaseDep
+from acorn_svc.api.scenes import BaseDep, get_base
 from acorn_svc.settings import Settings
 
 CONTEXT: Final = "http://iiif.io/api/image/3/context.json"
@@ -50,6 +50,7 @@ IMAGE_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
 }
 
 router = APIRouter(tags=["IIIF"])
+pictures = APIRouter(tags=["IIIF"], route_class=PathRoute)
 
 
 @router.head("/iiif/{id}", include_in_schema=False)
@@ -62,7 +63,7 @@ router = APIRouter(tags=["IIIF"])
 )
 async def redirect(id: SceneId, renderer: RendererDep, base: BaseDep) -> Response:
     """The base URI of an image leads to its description."""
-    await renderer.view(id)
+    picture_of(await renderer.view(id))
     return RedirectResponse(f"{base}iiif/{id}/info.json", 303, dict(CROSS_ORIGIN))
 
 
@@ -87,8 +88,8 @@ async def info(id: SceneId, request: Request, renderer: RendererDep, base: BaseD
     return bodiless(request, media_type, headers) or Response(content, 200, headers, media_type)
 
 
-@router.head(IMAGE_PATH, include_in_schema=False)
-@router.get(
+@pictures.head(IMAGE_PATH, include_in_schema=False)
+@pictures.get(
     IMAGE_PATH,
     summary="Render an image",
     responses=IMAGE_RESPONSES,
@@ -101,8 +102,6 @@ async def image(
     rotation: str,
     file: str,
     request: Request,
-    renderer: RendererDep,
-    base: BaseDep,
 ) -> Response:
     """Render `region` at `size`, turned by `rotation`, as `{quality}.{format}`.
 
@@ -111,9 +110,10 @@ async def image(
     - rotation: degrees clockwise; `!` in front mirrors first
     - quality: `default`, `color`, `gray`, `bitonal`; format: `jpg`, `png`, `webp`, `tif`
     """
+    renderer = await get_renderer(request)
     view = await renderer.view(id)
     wanted = parse(region, size, rotation, file, picture_of(view), image_limits(renderer.settings))
-    canonical = f"{base}iiif/{id}/{wanted.canonical.replace('^', '%5E')}"
+    canonical = f"{await get_base(request)}iiif/{id}/{wanted.canonical.replace('^', '%5E')}"
     links = f'<{canonical}>;rel="canonical",<{PROFILE}>;rel="profile"'
     return await renderer.respond(request, view, wanted.rendition, Link=links)
 
@@ -128,7 +128,8 @@ async def options() -> Response:
 
 def picture_of(view: View) -> Picture:
     """What requests for this scene are checked against."""
-    return Picture(view.scene.width, view.scene.height, default_quality(view.scene.channels))
+    image = view.image
+    return Picture(image.width, image.height, default_quality(image.channels))
 
 
 def image_limits(settings: Settings) -> Limits:

@@ -21,12 +21,14 @@ import re
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
+from functools import lru_cache
 from typing import Final, cast
 
 from acorn_svc.api.rendition import FORMATS, QUALITIES, Format, Quality, Region, Rendition, Size
 from acorn_svc.errors import BadRequest
 
 FULL_TURN: Final = 360
+REMEMBERED: Final = 4096  # requests; exact arithmetic takes longer than finding a picture in the cache
 # No picture needs more digits, and the bound keeps exact arithmetic cheap.
 _INTEGER: Final = "[0-9]{1,18}"
 _DECIMAL: Final = rf"{_INTEGER}(?:\.{_INTEGER})?"
@@ -73,6 +75,7 @@ class ImageRequest:
     canonical: str
 
 
+@lru_cache(REMEMBERED)
 def parse(region: str, size: str, rotation: str, file: str, picture: Picture, limits: Limits) -> ImageRequest:
     """Check the four segments of an image request, percent-decoding already done.
 

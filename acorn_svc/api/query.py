@@ -1,12 +1,16 @@
 """Points in, values out: `POST /scenes/{id}/query`.
 
-Points are in pixels of the full image, x right and y down; pixel (i, j) has its centre at
+Of an image, points are in pixels of the full image, x right and y down; pixel (i, j) has its centre at
 (i + 0.5, j + 0.5). Values are 0 to 1, one per channel, in stored sRGB, alpha straight.
+
+Of a shape, points are anywhere in space, in the units of the mesh. Values are the distance to the surface in
+the same units, negative inside, and then red, green and blue of the surface nearby, 0 to 1, when it has any.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final
+from collections.abc import Callable
+from typing import Annotated, Any, Final, TypeVar
 
 import numpy as np
 from fastapi import APIRouter, Query, Request, Response
@@ -22,7 +26,7 @@ from acorn_svc.errors import BadRequest, LimitExceeded, UnsupportedMedia
 
 BINARY: Final = "application/octet-stream"
 JSON: Final = "application/json"
-POINT_BYTES: Final = 8
+FLOAT_BYTES: Final = 4
 MAX_PIXEL_SIZE: Final = 1_000_000.0
 
 Points = NDArray[np.float64]
@@ -37,8 +41,19 @@ PixelSize = Annotated[
 ]
 
 
+VoxelSize = Annotated[
+    float,
+    Rule(
+        ge=0,
+        allow_inf_nan=False,
+        description="Side of the cube that a value stands for, in the units of the mesh; no less than the "
+        "field's own voxel.",
+    ),
+]
+
+
 class PointQuery(BaseModel):
-    """Points to look up."""
+    """Points of an image to look up."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -49,19 +64,39 @@ class PointQuery(BaseModel):
     pixel_size: PixelSize = 1.0
 
 
+class SpaceQuery(BaseModel):
+    """Points near a shape to look up."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    points: list[tuple[float, float, float]] = Rule(
+        description="x, y and z of each point, in the units of the mesh.",
+        examples=[[[0.1, 0.5, -0.25], [0, 0, 0]]],
+    )
+    voxel_size: VoxelSize = 0.0
+
+
 class PointValues(BaseModel):
     """The values at the points, in their order."""
 
-    values: list[list[float]] = Rule(description="One number from 0 to 1 for each channel.")
+    values: list[list[float]] = Rule(
+        description="Of an image, one number from 0 to 1 for each channel. Of a shape, the distance, and "
+        "red, green and blue when it has colours. Distances end at a few voxels, so further ones are less "
+        "than they should be."
+    )
 
 
 FLOATS: Final[dict[str, Any]] = {"schema": {"type": "string", "format": "binary"}}
 BODY: Final[dict[str, Any]] = {
     "requestBody": {
         "required": True,
-        "content": {JSON: {"schema": PointQuery.model_json_schema()}, BINARY: FLOATS},
+        "content": {
+            JSON: {"schema": {"anyOf": [kind.model_json_schema() for kind in (PointQuery, SpaceQuery)]}},
+            BINARY: FLOATS,
+        },
     }
 }
+Q = TypeVar("Q", PointQuery, SpaceQuery)
 
 router = APIRouter(tags=["Query"])
 
@@ -78,25 +113,28 @@ async def query(
     request: Request,
     renderer: RendererDep,
     pixel_size: Annotated[PixelSize, Query()] = 1.0,
+    voxel_size: Annotated[VoxelSize, Query()] = 0.0,
 ) -> Response:
-    """Look up the field at points anywhere in the image, also between pixels.
+    """Look up the field at points anywhere in an image, also between pixels, or anywhere around a
+    shape.
 
-    With `application/json`, points and `pixel_size` are in the body. With
-    `application/octet-stream`, the body is float32 pairs (x, y), little-endian, and the answer
-    float32 values, one row of channels per point; `pixel_size` is then a parameter of the URL.
+    With `application/json`, points and `pixel_size` (of a shape `voxel_size`) are in the body. With
+    `application/octet-stream`, the body is float32 pairs (x, y), of a shape triples (x, y, z),
+    little-endian, and the answer float32 values, one row of channels per point; `pixel_size` and
+    `voxel_size` are then parameters of the URL.
     """
     view = await renderer.view(id)
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     body = await request.body()
     if media_type == BINARY:
-        points = _unpacked(body)
-        values = await _values(points, pixel_size, view, renderer, request)
+        points = _unpacked(body, 3 if view.is_shape else 2)
+        size = voxel_size if view.is_shape else pixel_size
+        values = await _values(points, size, view, renderer, request)
         return Response(values.astype("<f4").tobytes(), media_type=BINARY, headers=CROSS_ORIGIN)
     if media_type != JSON:
         raise UnsupportedMedia(f"A query is {JSON} or {BINARY}.")
-    wanted = _parsed(body)
-    points = np.array(wanted.points, np.float64).reshape(-1, 2)
-    values = await _values(points, wanted.pixel_size, view, renderer, request)
+    points, size = _in_space(body) if view.is_shape else _in_image(body)
+    values = await _values(points, size, view, renderer, request)
     content = PointValues.model_construct(values=values.tolist()).model_dump_json()
     return Response(content, media_type=JSON, headers=CROSS_ORIGIN)
 
@@ -107,15 +145,26 @@ async def options() -> Response:
     return allowed("POST, OPTIONS")
 
 
-def _unpacked(body: bytes) -> Points:
-    if len(body) % POINT_BYTES:
-        raise BadRequest("Points are pairs of 4-byte floats; the body ends within one.")
-    return np.frombuffer(body, "<f4").astype(np.float64).reshape(-1, 2)
+def _unpacked(body: bytes, dimension: int) -> Points:
+    if len(body) % (dimension * FLOAT_BYTES):
+        message = f"Each point is {dimension} floats of 4 bytes; the body ends within one."
+        raise BadRequest(message)
+    return np.frombuffer(body, "<f4").astype(np.float64).reshape(-1, dimension)
 
 
-def _parsed(body: bytes) -> PointQuery:
+def _in_image(body: bytes) -> tuple[Points, float]:
+    wanted = _parsed(PointQuery, body)
+    return np.array(wanted.points, np.float64).reshape(-1, 2), wanted.pixel_size
+
+
+def _in_space(body: bytes) -> tuple[Points, float]:
+    wanted = _parsed(SpaceQuery, body)
+    return np.array(wanted.points, np.float64).reshape(-1, 3), wanted.voxel_size
+
+
+def _parsed(kind: type[Q], body: bytes) -> Q:
     try:
-        return PointQuery.model_validate_json(body)
+        return kind.model_validate_json(body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         place = ".".join(str(part) for part in first["loc"]) or "body"
@@ -123,20 +172,33 @@ def _parsed(body: bytes) -> PointQuery:
 
 
 async def _values(
-    points: Points, pixel_size: float, view: View, renderer: Renderer, request: Request
+    points: Points, size: float, view: View, renderer: Renderer, request: Request
 ) -> NDArray[np.float32]:
     most = renderer.settings.max_query_points
     if len(points) > most:
         raise LimitExceeded("Too many points.", limit="max_query_points", value=most)
-    _check_inside(points, view)
+    _check(points, view)
+    return await renderer.gate.run(_look_up(points, size, view, renderer), request)
+
+
+def _look_up(
+    points: Points, size: float, view: View, renderer: Renderer
+) -> Callable[[], NDArray[np.float32]]:
+    if view.is_shape:
+        return lambda: renderer.open_shape(view)[1].query(points, size)
     if len(points) == 0:
-        return np.empty((0, view.scene.channels), np.float32)
-    return await renderer.gate.run(lambda: renderer.open(view)[1].query(points, pixel_size), request)
+        return lambda: np.empty((0, view.image.channels), np.float32)
+    return lambda: renderer.open_image(view)[1].query(points, size)
 
 
-def _check_inside(points: Points, view: View) -> None:
-    size = np.array([view.scene.width, view.scene.height])
-    # Written so that a NaN counts as outside.
-    outside = ~((points >= 0) & (points <= size)).all(axis=1)
+def _check(points: Points, view: View) -> None:
+    # Written so that a NaN is refused.
+    if view.is_shape:
+        outside = ~np.isfinite(points).all(axis=1)
+        place = "a place in space"
+    else:
+        size = np.array([view.image.width, view.image.height])
+        outside = ~((points >= 0) & (points <= size)).all(axis=1)
+        place = "a place inside the image"
     if outside.any():
-        raise BadRequest(f"Point {int(outside.argmax())} isn't a place inside the image.")
+        raise BadRequest(f"Point {int(outside.argmax())} isn't {place}.")

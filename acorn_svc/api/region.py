@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Final, Literal
 
@@ -18,7 +18,7 @@ from fastapi.responses import StreamingResponse
 from acorn_svc.api.caching import allowed, bodiless
 from acorn_svc.api.dependencies import SceneId
 from acorn_svc.api.errors import documented
-from acorn_svc.api.rendering import Renderer, RendererDep, View
+from acorn_svc.api.rendering import Renderer, RendererDep, View, continued
 from acorn_svc.errors import BadRequest, LimitExceeded
 from acorn_svc.field.model import Field
 from acorn_svc.formats.strips import stream_png, stream_tiff
@@ -96,14 +96,14 @@ def parse_export(region: str | None, size: str | None, view: View, most: int) ->
 
 def _parse_box(text: str | None, view: View) -> Box:
     if text is None:
-        return 0.0, 0.0, float(view.scene.width), float(view.scene.height)
+        return 0.0, 0.0, float(view.image.width), float(view.image.height)
     match = _BOX.fullmatch(text)
     if not match:
         raise BadRequest("A region is x,y,w,h: four numbers, in pixels.")
     x, y, width, height = map(float, match.groups())
     if min(width, height) < SMALLEST_SIDE:
         raise BadRequest(f"A region is at least {SMALLEST_SIDE} pixels wide and high.")
-    if x + width > view.scene.width or y + height > view.scene.height:
+    if x + width > view.image.width or y + height > view.image.height:
         raise BadRequest("The region reaches beyond the image.")
     return x, y, width, height
 
@@ -123,13 +123,13 @@ async def _file(
         return answer
 
     def begin() -> tuple[View, Iterator[bytes], bytes]:
-        newest, field = renderer.open(view)
+        newest, field = renderer.open_image(view)
         chunks = _chunks(field, export, file_format)
         return newest, chunks, next(chunks)
 
     # What can go wrong goes wrong here, while there is still a status to say it with.
     newest, chunks, first = await renderer.gate.run(begin, request)
-    content = _continued(first, renderer.gate.steps(chunks))
+    content = continued(first, renderer.gate.steps(chunks))
     return StreamingResponse(content, media_type=media_type, headers=newest.headers())
 
 
@@ -137,9 +137,3 @@ def _chunks(field: Field, export: Export, file_format: FileFormat) -> Iterator[b
     rows = max(1, STRIP_PIXELS // export.size[0])
     strips = field.render_strips(export.region, export.size, rows)
     yield from STREAMS[file_format](strips, *export.size, field.channels, field.bit_depth)
-
-
-async def _continued(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    yield first
-    async for chunk in rest:
-        yield chunk

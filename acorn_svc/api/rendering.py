@@ -10,11 +10,13 @@ by bytes and are safe to use from several threads.
 
 from __future__ import annotations
 
+import math
 import re
 import threading
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Hashable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Final, Generic, TypeVar, cast
 
 import anyio
@@ -25,11 +27,13 @@ from fastapi import Depends, Request, Response
 from acorn_svc import __version__
 from acorn_svc.api.caching import bodiless, headers_for
 from acorn_svc.api.rendition import MEDIA_TYPES, Rendition, encode
-from acorn_svc.errors import NotFound, Unavailable
+from acorn_svc.errors import BadRequest, NotFound, Unavailable
+from acorn_svc.field.kinds import AnyField, as_image, as_shape
 from acorn_svc.field.model import Field
+from acorn_svc.field.shape import ShapeField
 from acorn_svc.formats.container import read_field
 from acorn_svc.settings import Settings
-from acorn_svc.store.scenes import Scene, SceneStore, Snapshot, Status
+from acorn_svc.store.scenes import SceneHead, SceneStore, Snapshot, Status
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -39,6 +43,8 @@ SCENE_ID: Final = re.compile("[0-9a-z]{26}")
 # Features as 32-bit floats, what is derived from them when a field is read, and its index: 21 bytes
 # were measured.
 BYTES_PER_PARAMETER: Final = 24
+# The finest blocks are there one by one: their leaf, and their sign at every scale.
+BYTES_PER_FINEST_BLOCK: Final = 16
 READY_SECONDS: Final = 86_400
 CHANGING_SECONDS: Final = 2
 OPEN_ATTEMPTS: Final = 5
@@ -130,6 +136,13 @@ class Gate:
             _close(source)
 
 
+async def continued(first: T, rest: AsyncIterator[T]) -> AsyncIterator[T]:
+    """`first` and then `rest`."""
+    yield first
+    async for item in rest:
+        yield item
+
+
 def _close(source: Iterator[object]) -> None:
     close = getattr(source, "close", None)
     if close is not None:
@@ -137,16 +150,43 @@ def _close(source: Iterator[object]) -> None:
 
 
 @dataclass(frozen=True)
-class View:
-    """A scene that can be looked at: its row, and its newest snapshot at this moment."""
+class Extent:
+    """What an image is, in pixels."""
 
-    scene: Scene
+    width: int
+    height: int
+    channels: int
+
+
+@dataclass(frozen=True)
+class View:
+    """A scene that can be looked at: what is known of it, and its newest snapshot at this moment."""
+
+    scene: SceneHead
     snapshot: Snapshot
 
     @property
     def key(self) -> tuple[str, int]:
         """What never shows anything else: the scene's id and the snapshot's version."""
         return self.scene.id, self.snapshot.version
+
+    @property
+    def is_shape(self) -> bool:
+        """Whether this is a shape and not an image."""
+        return self.scene.kind == "shape"
+
+    @property
+    def image(self) -> Extent:
+        """The image's size; raises BadRequest for a shape."""
+        scene = self.scene
+        if scene.width is None or scene.height is None or scene.channels is None:
+            raise BadRequest("This scene is a shape, which has no pixels; ask for its mesh or 3D Tiles.")
+        return Extent(scene.width, scene.height, scene.channels)
+
+    def require_shape(self) -> None:
+        """Raise BadRequest for an image."""
+        if not self.is_shape:
+            raise BadRequest("This scene is an image, which has no surface; ask for a picture of it.")
 
     def headers(self, **more: str) -> dict[str, str]:
         """Of an answer made from this view alone: short-lived while the fit goes on.
@@ -167,41 +207,96 @@ class Renderer:
         torch.set_num_threads(1)
         self.settings = settings
         self.gate = Gate(settings.max_in_flight_renders, settings.render_queue, settings.render_wait_seconds)
+        # A mesh takes all the time that it needs: one at a time, so that pictures go on.
+        self.extractions = Gate(1, settings.render_queue, settings.render_wait_seconds)
         self._store = store
-        self._fields: Cache[tuple[str, int], Field] = Cache(settings.field_cache_bytes)
-        self._pictures: Cache[tuple[tuple[str, int], Rendition], bytes] = Cache(settings.tile_cache_bytes)
+        self._fields: Cache[tuple[str, int], AnyField] = Cache(settings.field_cache_bytes)
+        self._results: Cache[Hashable, bytes] = Cache(settings.tile_cache_bytes)
+        self._making: dict[Hashable, anyio.Event] = {}
         self._opening = threading.Lock()
+
+    @property
+    def spool(self) -> Path:
+        """The folder for temporary files, on the disk that holds the data."""
+        return self._store.blobs.spool
 
     async def view(self, scene_id: str) -> View:
         """The scene as it looks now; raises NotFound."""
-        return await anyio.to_thread.run_sync(self._view, scene_id)
-
-    def _view(self, scene_id: str) -> View:
         if not SCENE_ID.fullmatch(scene_id):
             raise NotFound("There is no such scene.")
-        scene = self._store.get(scene_id)
-        return View(scene, self._store.snapshot(scene_id))
+        try:
+            scene = self._store.head_now(scene_id)
+        except BlockingIOError:
+            return await anyio.to_thread.run_sync(self._view, scene_id)
+        return View(scene, self._store.snapshot_of(scene))
+
+    def _view(self, scene_id: str) -> View:
+        scene = self._store.head(scene_id)
+        return View(scene, self._store.snapshot_of(scene))
 
     async def respond(self, request: Request, view: View, rendition: Rendition, **headers: str) -> Response:
         """The picture as an answer to `request`, with `headers` added. Raises as Gate.run and open."""
+
+        def render(field: AnyField) -> bytes:
+            return encode(as_image(field), rendition)
+
         media_type = MEDIA_TYPES[rendition.format]
+        return await self.answer(request, view, rendition, render, media_type, **headers)
+
+    async def answer(
+        self,
+        request: Request,
+        view: View,
+        what: Hashable,
+        work: Callable[[AnyField], bytes],
+        media_type: str,
+        **headers: str,
+    ) -> Response:
+        """What `work` makes, as `make` does, as an answer to `request`, with `headers` added."""
         if answer := bodiless(request, media_type, view.headers(**headers)):
             return answer
-        view, content = await self._picture(view, rendition, request)
-        return Response(content, 200, view.headers(**headers), media_type)
+        newest, content = await self.make(view, what, work, request)
+        return Response(content, 200, newest.headers(**headers), media_type)
 
-    async def _picture(self, view: View, rendition: Rendition, request: Request) -> tuple[View, bytes]:
-        if (known := self._pictures.get((view.key, rendition))) is not None:
-            return view, known
-        view, content = await self.gate.run(lambda: self._render(view, rendition), request)
-        self._pictures.put((view.key, rendition), content, len(content))
-        return view, content
+    async def make(
+        self, view: View, what: Hashable, work: Callable[[AnyField], bytes], request: Request
+    ) -> tuple[View, bytes]:
+        """What `work` makes of the view's field, and the view that it shows; see `open`.
 
-    def _render(self, view: View, rendition: Rendition) -> tuple[View, bytes]:
+        Kept under the name `what`, and made once for all who ask at the same time. Raises as Gate.run, open
+        and `work`.
+        """
+        key = view.key, what
+        while (known := self._results.get(key)) is None:
+            if (made := self._making.get(key)) is not None:
+                await made.wait()  # should its maker fail or leave, the next one in turn makes it
+                continue
+            made = self._making[key] = anyio.Event()
+            try:
+                newest, content = await self.gate.run(lambda: self._work(view, what, work), request)
+            finally:
+                del self._making[key]
+                made.set()
+            self._results.put((newest.key, what), content, len(content))
+            return newest, content
+        return view, known
+
+    def _work(self, view: View, what: Hashable, work: Callable[[AnyField], bytes]) -> tuple[View, bytes]:
         newest, field = self.open(view)
-        return newest, encode(field, rendition)
+        known = self._results.get((newest.key, what))
+        return newest, work(field) if known is None else known
 
-    def open(self, view: View) -> tuple[View, Field]:
+    def open_image(self, view: View) -> tuple[View, Field]:
+        """As `open`, for an image; raises BadRequest for a shape."""
+        newest, field = self.open(view)
+        return newest, as_image(field)
+
+    def open_shape(self, view: View) -> tuple[View, ShapeField]:
+        """As `open`, for a shape; raises BadRequest for an image."""
+        newest, field = self.open(view)
+        return newest, as_shape(field)
+
+    def open(self, view: View) -> tuple[View, AnyField]:
         """The view's field, and the view that it shows: a newer one, if the snapshot of `view` has been
         replaced since it was looked up, as happens to those who wait while a fit goes on.
 
@@ -215,7 +310,7 @@ class Renderer:
                 view = self._view(view.scene.id)
         raise Unavailable("This scene changes too fast; ask again.", retry_after=1)
 
-    def _field(self, view: View) -> Field:
+    def _field(self, view: View) -> AnyField:
         known = self._fields.get(view.key)
         if known is not None:
             return known
@@ -224,11 +319,17 @@ class Renderer:
             field = self._fields.get(view.key)
             if field is None:
                 field = read_field(view.snapshot.path)
-                self._fields.put(view.key, field, field.info().parameters * BYTES_PER_PARAMETER)
+                self._fields.put(view.key, field, _memory(field))
             return field
 
 
-def get_renderer(request: Request) -> Renderer:
+def _memory(field: AnyField) -> int:
+    """About how many bytes an open field takes."""
+    finest = math.prod(field.lattice.tree.extent)
+    return field.parameter_count * BYTES_PER_PARAMETER + finest * BYTES_PER_FINEST_BLOCK
+
+
+async def get_renderer(request: Request) -> Renderer:
     """The server's renderer, which `create_app` made."""
     renderer: Renderer = request.app.state.renderer
     return renderer

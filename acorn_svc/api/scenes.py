@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
 import anyio.to_thread
+import numpy as np
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import (
@@ -32,6 +33,7 @@ from acorn_svc.api.files import file_response
 from acorn_svc.api.rendering import RendererDep
 from acorn_svc.api.uploads import receive, spooled
 from acorn_svc.errors import BadRequest
+from acorn_svc.field.shape import ShapeField
 from acorn_svc.jobs.inspection import Inspection
 from acorn_svc.store.scenes import Scene, Status, new_id
 
@@ -90,7 +92,14 @@ class SceneOptions(SceneText):
     )
     steps: int | None = Field(None, ge=1, le=10_000_000, description="Fit for this many steps.")
     psnr: float | None = Field(
-        None, ge=1, le=100, allow_inf_nan=False, description="Stop at this quality, in dB."
+        None, ge=1, le=100, allow_inf_nan=False, description="Stop at this quality, in dB; images only."
+    )
+    iou: float | None = Field(
+        None,
+        ge=0.01,
+        le=1,
+        allow_inf_nan=False,
+        description="Stop when so much of the insides agrees; shapes only.",
     )
     blocks: int | None = Field(None, ge=1, le=1 << 18, description="The most blocks (leaves of the tree).")
 
@@ -102,7 +111,7 @@ class SceneOptions(SceneText):
 
     def fit_options(self) -> dict[str, Any]:
         """The choices that the preset would make otherwise, as far as they were made."""
-        return self.model_dump(include={"seconds", "steps", "psnr", "blocks"}, exclude_none=True)
+        return self.model_dump(include={"seconds", "steps", "psnr", "iou", "blocks"}, exclude_none=True)
 
 
 class SceneError(BaseModel):
@@ -119,7 +128,10 @@ class SceneProgress(BaseModel):
     step: int
     steps: int = Field(description="All steps of this fit, as far as known.")
     seconds: float | None = Field(description="Time spent fitting.")
-    psnr: float | None = Field(description="Quality in dB, as last measured.")
+    psnr: float | None = Field(None, description="Quality of an image in dB, as last measured.")
+    iou: float | None = Field(
+        None, description="Quality of a shape: how much of the insides agrees, 0 to 1, as last measured."
+    )
     blocks: int
     parameters: int
     bytes: int = Field(description="Size of the `.acorn` file.")
@@ -134,27 +146,50 @@ class SceneLinks(BaseModel):
     original: str
     tree: str
     query: str
-    region: str
-    iiif: str
-    dzi: str
-    thumbnail: str
+    thumbnail: str = Field(description="A small picture, once there is something to see.")
+    region: str | None = Field(description="Of an image; null for a shape.")
+    iiif: str | None = Field(description="Of an image; null for a shape.")
+    dzi: str | None = Field(description="Of an image; null for a shape.")
+    mesh: str | None = Field(description="Of a shape; null for an image.")
+    tiles3d: str | None = Field(description="The 3D tileset of a shape; null for an image.")
+
+
+Corner = tuple[float, float, float]
+
+
+class SceneShape(BaseModel):
+    """What is known of a shape. Positions are in the units of the mesh that was uploaded."""
+
+    vertices: int | None = Field(description="Of the mesh as uploaded; null for an `.acorn` file.")
+    faces: int | None = Field(description="Triangles of the mesh as uploaded; null for an `.acorn` file.")
+    colours: bool = Field(description="Whether the surface has colours.")
+    bounds: tuple[Corner, Corner] = Field(
+        description="The lowest and the highest corner of the mesh; of an `.acorn` file, of its box."
+    )
+    repairs: list[str] = Field(
+        description="What was wrong with the mesh and mended before the fit, one sentence each.",
+        examples=[["2 faces without area were left out."]],
+    )
 
 
 class SceneOut(BaseModel):
     """One scene."""
 
     id: str = Field(examples=["01jd3x7k5v9m2q4r8t6w0y1z3b"])
-    kind: str = Field(examples=["image"])
+    kind: Literal["image", "shape"]
     status: Status
     error: SceneError | None
     title: str | None
     description: str | None
     attribution: str | None
     rights: str | None
-    width: int = Field(description="In pixels, as seen.")
-    height: int = Field(description="In pixels, as seen.")
-    channels: int = Field(description="1 gray, 2 gray and alpha, 3 RGB, 4 RGB and alpha.")
-    bit_depth: int
+    width: int | None = Field(description="In pixels, as seen; null for a shape.")
+    height: int | None = Field(description="In pixels, as seen; null for a shape.")
+    channels: int | None = Field(
+        description="1 gray, 2 gray and alpha, 3 RGB, 4 RGB and alpha; null for a shape."
+    )
+    bit_depth: int | None = Field(description="8 or 16; null for a shape.")
+    shape: SceneShape | None = Field(description="Null for an image.")
     bytes_original: int
     format_original: str = Field(examples=["jpeg"])
     preset: str
@@ -175,8 +210,9 @@ class SceneList(BaseModel):
 
 
 class Tree(BaseModel):
-    """The blocks of the newest snapshot."""
+    """The blocks into which an image is divided."""
 
+    kind: Literal["image"] = "image"
     version: int
     width: int
     height: int
@@ -188,6 +224,23 @@ class Tree(BaseModel):
     )
 
 
+class ShapeTree(BaseModel):
+    """The blocks of a shape that hold surface."""
+
+    kind: Literal["shape"] = "shape"
+    version: int
+    bounds: tuple[Corner, Corner] = Field(
+        description="The lowest and the highest corner of the field's box, in the units of the mesh."
+    )
+    voxel: float = Field(description="Side of a full-size voxel, in the units of the mesh.")
+    levels: int
+    blocks: list[tuple[float, float, float, float, int]] = Field(
+        description="x, y, z of the lowest corner, side and level of each leaf that holds surface; all but "
+        "the level in the units of the mesh. Blocks at the far sides may stick out of the box.",
+        examples=[[[-1.0, 0.5, 0.0, 0.25, 3]]],
+    )
+
+
 def scene_out(scene: Scene, base: str) -> SceneOut:
     """The scene as the API shows it; `base` is the URL of the service, with a slash at its end."""
     columns = {name: getattr(scene, name) for name in SceneOut.model_fields if name in COLUMNS}
@@ -195,27 +248,40 @@ def scene_out(scene: Scene, base: str) -> SceneOut:
     if scene.error_code is not None:
         error = SceneError(code=scene.error_code, message=scene.error_message or "")
     progress = None if scene.progress is None else SceneProgress(**scene.progress)
-    return SceneOut(**columns, error=error, progress=progress, links=_links(scene.id, base))
+    shape = None if scene.shape is None else SceneShape(**scene.shape)
+    return SceneOut(**columns, error=error, progress=progress, shape=shape, links=_links(scene, base))
 
 
-COLUMNS = {column.key for column in Scene.__table__.columns} - {"progress"}
+COLUMNS = {column.key for column in Scene.__table__.columns} - {"progress", "shape"}
 
 
-def _links(scene_id: str, base: str) -> SceneLinks:
-    scene, iiif = f"{base}scenes/{scene_id}", f"{base}iiif/{scene_id}"
-    return SceneLinks(
-        self=scene,
-        **{name: f"{scene}/{name}" for name in SCENE_PARTS},
-        iiif=f"{iiif}/info.json",
-        dzi=f"{base}dzi/{scene_id}.dzi",
-        thumbnail=f"{iiif}/full/^!400,400/0/default.jpg",
-    )
+def _links(scene: Scene, base: str) -> SceneLinks:
+    own, iiif = f"{base}scenes/{scene.id}", f"{base}iiif/{scene.id}"
+    of_image = {
+        "region": f"{own}/region",
+        "iiif": f"{iiif}/info.json",
+        "dzi": f"{base}dzi/{scene.id}.dzi",
+        "thumbnail": f"{iiif}/full/^!400,400/0/default.jpg",
+    }
+    of_shape = {
+        "mesh": f"{own}/mesh",
+        "tiles3d": f"{base}tiles3d/{scene.id}/tileset.json",
+        "thumbnail": f"{own}/thumbnail.webp",
+    }
+    absent = dict.fromkeys(of_image.keys() | of_shape.keys())
+    links = {
+        "self": own,
+        **{name: f"{own}/{name}" for name in SCENE_PARTS},
+        **absent,
+        **(of_shape if scene.kind == "shape" else of_image),
+    }
+    return SceneLinks.model_validate(links)
 
 
-SCENE_PARTS = ("events", "file", "original", "tree", "query", "region")
+SCENE_PARTS = ("events", "file", "original", "tree", "query")
 
 
-def get_base(request: Request) -> str:
+async def get_base(request: Request) -> str:
     """The URL of the service as the client reached it, with a slash at its end."""
     try:
         return str(request.base_url)
@@ -249,7 +315,7 @@ UPLOAD_BODY = {
 @router.post(
     "/scenes",
     status_code=201,
-    summary="Upload an image or an .acorn file",
+    summary="Upload an image, a mesh or an .acorn file",
     responses=documented(400, 413, 415, 422, 503, 507),
     openapi_extra=UPLOAD_BODY,
 )
@@ -267,8 +333,10 @@ async def create_scene(
     form of the type `multipart/form-data` whose fields are the options and `file`.
 
     What the file is, is told by its content, not by its name or type. JPEG, PNG, WebP and TIFF
-    images are checked at once, to the last byte, and then fitted: follow `links.events`. An
-    `.acorn` file becomes a scene that is ready. When this answers 201, the upload is safe on disk.
+    images and PLY, STL, OBJ, OFF and GLB meshes are checked at once, to the last byte, and then
+    fitted: follow `links.events`. What was wrong with a mesh and could be mended is told in
+    `shape.repairs`. An `.acorn` file becomes a scene that is ready. When this answers 201, the
+    upload is safe on disk.
     """
     with spooled(store.blobs) as path:
         fields = await receive(request, path, store.blobs, settings)
@@ -298,9 +366,11 @@ def _with_fields(options: SceneOptions, fields: dict[str, str]) -> SceneOptions:
 
 
 def _new_scene(inspection: Inspection, options: SceneOptions, size: int) -> Scene:
-    ready = inspection.kind == "field"
+    _require_options_of(inspection.kind, options)
+    ready = inspection.format == "acorn"
     return Scene(
         id=new_id(),
+        kind=inspection.kind,
         status=Status.READY if ready else Status.QUEUED,
         version=1 if ready else 0,
         progress=inspection.progress,
@@ -308,6 +378,7 @@ def _new_scene(inspection: Inspection, options: SceneOptions, size: int) -> Scen
         height=inspection.height,
         channels=inspection.channels,
         bit_depth=inspection.bit_depth,
+        shape=inspection.shape,
         bytes_original=size,
         format_original=inspection.format,
         preset=inspection.preset or options.preset,
@@ -315,6 +386,14 @@ def _new_scene(inspection: Inspection, options: SceneOptions, size: int) -> Scen
         options=options.fit_options(),
         **options.model_dump(include=set(SceneText.model_fields)),
     )
+
+
+def _require_options_of(kind: str, options: SceneOptions) -> None:
+    """Raise BadRequest when an option is for scenes of another kind."""
+    if kind == "shape" and options.psnr is not None:
+        raise BadRequest("A shape has no psnr; ask for an iou.")
+    if kind == "image" and options.iou is not None:
+        raise BadRequest("An image has no iou; ask for a psnr.")
 
 
 @router.get("/scenes", summary="List scenes", responses=documented(422))
@@ -394,14 +473,36 @@ def get_original(scene: SceneDep, request: Request, store: StoreDep) -> Response
 
 
 @router.get("/scenes/{id}/tree", summary="Show the blocks", responses=documented(404, 503))
-async def get_tree(id: SceneId, request: Request, renderer: RendererDep) -> Tree:
-    """The blocks into which the newest snapshot divides the image: small where it is busy."""
+async def get_tree(id: SceneId, request: Request, renderer: RendererDep) -> Tree | ShapeTree:
+    """The blocks into which the newest snapshot is divided: small where an image is busy, and where the
+    surface of a shape is. Of a shape, only blocks that hold surface are told.
+    """
     view = await renderer.view(id)
     newest, field = await renderer.gate.run(lambda: renderer.open(view), request)
+    version = newest.snapshot.version
+    if isinstance(field, ShapeField):
+        return _shape_tree(field, version)
     return Tree(
-        version=newest.snapshot.version,
+        version=version,
         width=field.width,
         height=field.height,
         levels=field.info().levels,
         blocks=field.blocks().tolist(),
+    )
+
+
+def _shape_tree(field: ShapeField, version: int) -> ShapeTree:
+    blocks = field.blocks()[field.leaf_signs() == 0]
+    corners = field.to_mesh_units(blocks[:, :3].astype(np.float64))
+    sides, levels = blocks[:, 3] * field.signal.voxel, blocks[:, 4]
+    low, high = field.to_mesh_units(np.array([(0, 0, 0), field.signal.size], np.float64)).tolist()
+    return ShapeTree(
+        version=version,
+        bounds=(low, high),
+        voxel=field.signal.voxel,
+        levels=field.info().levels,
+        blocks=[
+            (*corner, side, level)
+            for corner, side, level in zip(corners.tolist(), sides.tolist(), levels.tolist(), strict=True)
+        ],
     )

@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 import pyvips
+import simplejpeg
 from numpy.typing import NDArray
 
 from acorn_svc.errors import BadImage, LimitExceeded, UnsupportedMedia
@@ -45,6 +46,7 @@ FIRST_ROTATED = 5  # EXIF orientations from here on swap width and height
 SRGB_NAMES = (b"sRGB IEC61966-2.1", "sRGB IEC61966-2.1".encode("utf-16-be"))
 RGB_BANDS = 3
 WHITE = 255
+FINE_QUALITY = 90  # of JPEG; from here on colour is as fine as brightness
 OUT_OF_MEMORY = "out of memory"
 DAMAGED = "The image is damaged or cut short."
 
@@ -128,7 +130,7 @@ def encode_image(array: Pixels, format: Encoding, quality: int = 85) -> bytes:
     """
     try:
         return _ENCODERS[format](array, quality)
-    except pyvips.Error as error:
+    except (pyvips.Error, ValueError) as error:
         height, width = array.shape[:2]
         raise ValueError(f"a picture of {width} x {height} cannot be a {format} file") from error
 
@@ -315,10 +317,18 @@ def _to_8_bit(array: Pixels) -> Pixels:
 
 
 def _encode_jpeg(array: Pixels, quality: int) -> bytes:
-    image = _to_vips(_to_8_bit(array))
-    if image.hasalpha():
-        image = image.flatten(background=WHITE)
-    return bytes(image.jpegsave_buffer(Q=quality, keep="none"))
+    """Not through libvips, which takes three times longer for a tile."""
+    pixels = _on_white(_to_8_bit(array))
+    space, sampling = ("RGB", "420") if pixels.shape[2] == RGB_BANDS else ("GRAY", "Gray")
+    if space == "RGB" and quality >= FINE_QUALITY:
+        sampling = "444"
+    return cast(bytes, simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality, space, sampling))
+
+
+def _on_white(array: Pixels) -> Pixels:
+    """Without alpha."""
+    image = _to_vips(array)
+    return np.atleast_3d(image.flatten(background=WHITE).numpy()) if image.hasalpha() else array
 
 
 def _encode_png(array: Pixels, _quality: int) -> bytes:

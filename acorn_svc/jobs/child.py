@@ -22,15 +22,20 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from acorn_svc.errors import AcornError, InsufficientStorage, LimitExceeded
 from acorn_svc.jobs.process import Message, hold_lifeline, limit_resources, say
 
 if TYPE_CHECKING:
+    from acorn_svc.field.kinds import AnyField
     from acorn_svc.formats.images import Pixels
+    from acorn_svc.formats.meshes import MeshReading
+    from acorn_svc.formats.originals import Original
     from acorn_svc.training.loop import Progress
     from acorn_svc.training.state import FitState
-    from acorn_svc.training.targets import ImageTarget
 
+Limits = dict[str, dict[str, int]]
 SNIFF_BYTES = 16
 MAX_HEADER_BYTES = 1 << 32
 FIRST_SNAPSHOT_SECONDS = 1.0
@@ -51,13 +56,13 @@ def inspect(request: Message) -> None:
     limit_resources(request["memory_bytes"], request["cpu_seconds"])
     path = Path(request["path"])
     try:
-        say(_describe_field(path) if _looks_like_field(path) else _describe_image(path, request))
+        say(_describe(path, request["limits"]))
     except (AcornError, MemoryError) as error:
         say(_error(error, "decode_memory_bytes", request["memory_bytes"]))
 
 
 def fit(request: Message) -> None:
-    """Fit the image at `original` from the last checkpoint, if there is one, to the end."""
+    """Fit the image or mesh at `original` from the last checkpoint, if there is one, to the end."""
     limit_resources(request["memory_bytes"])
     job = FitJob.from_request(request)
     stopping = _stop_on_signal()
@@ -75,7 +80,7 @@ class FitJob:
     original: Path
     work: Path
     spool: Path
-    limits: dict[str, int]
+    limits: Limits
     options: dict[str, Any]
     checkpoint_seconds: float
 
@@ -99,10 +104,11 @@ class Stopping:
 
 
 def _run(job: FitJob, stopping: Stopping) -> None:
+    from acorn_svc.formats.originals import target_of
     from acorn_svc.training.loop import fit
     from acorn_svc.training.presets import configure
 
-    target = _target(job)
+    target = target_of(_read(job.original, job.limits))
     config = configure(target, **job.options)
     pace = Pace(job.checkpoint_seconds)
     # The checkpoint holds the configuration that this job was begun with.
@@ -171,16 +177,12 @@ class Pace:
         self._next_checkpoint = now + max(wait, CHECKPOINT_SHARE * (now - self._started))
 
 
-def _target(job: FitJob) -> ImageTarget:
-    from acorn_svc.training.targets import ImageTarget
+def _read(path: Path, limits: Limits) -> Original:
+    from acorn_svc.formats.images import ImageLimits
+    from acorn_svc.formats.mesh_pieces import MeshLimits
+    from acorn_svc.formats.originals import read_original
 
-    return ImageTarget(_read_image(job.original, job.limits))
-
-
-def _read_image(path: Path, limits: dict[str, int]) -> Pixels:
-    from acorn_svc.formats.images import ImageLimits, read_image
-
-    return read_image(path, ImageLimits(**limits))
+    return read_original(path, ImageLimits(**limits["image"]), MeshLimits(**limits["mesh"]))
 
 
 def _checkpoint(job: FitJob) -> FitState | None:
@@ -213,31 +215,70 @@ def _looks_like_field(path: Path) -> bool:
     return start[8:9] == b"{" and int.from_bytes(start[:8], "little") < MAX_HEADER_BYTES
 
 
-def _describe_image(path: Path, request: Message) -> Message:
-    from acorn_svc.formats.images import ImageLimits, inspect_image
+def _describe(path: Path, limits: Limits) -> Message:
+    """What the file is, by its content alone, and what it holds."""
+    if _looks_like_field(path):
+        return _describe_field(path)
+    original = _read(path, limits)
+    return _describe_image(path, original) if isinstance(original, np.ndarray) else _describe_mesh(original)
 
-    header = inspect_image(path, ImageLimits(**request["limits"]))
-    _read_image(path, request["limits"])
-    names = ("width", "height", "channels", "bit_depth", "format")
-    return {"kind": "image", **{name: getattr(header, name) for name in names}}
+
+def _describe_image(path: Path, pixels: Pixels) -> Message:
+    from acorn_svc.formats.images import inspect_image
+
+    height, width, channels = pixels.shape
+    header = inspect_image(path)
+    size = {"width": width, "height": height, "channels": channels, "bit_depth": 8 * pixels.itemsize}
+    return {"kind": "image", "format": header.format, **size}
+
+
+def _describe_mesh(reading: MeshReading) -> Message:
+    mesh = reading.mesh
+    shape = {
+        "vertices": len(mesh.vertices),
+        "faces": len(mesh.faces),
+        "colours": mesh.colours is not None or mesh.texture is not None,
+        "bounds": [mesh.vertices.min(axis=0).tolist(), mesh.vertices.max(axis=0).tolist()],
+        "repairs": reading.repairs,
+    }
+    return {"kind": "shape", "format": reading.format, "shape": shape}
 
 
 def _describe_field(path: Path) -> Message:
     from acorn_svc.formats.container import read_field
 
-    info = read_field(path).info()
-    size = path.stat().st_size
-    names = ("width", "height", "channels", "bit_depth", "encoder", "preset")
+    field = read_field(path)
+    info = field.info()
     told = {
         "stage": "done",
         "step": info.steps,
         "steps": info.steps,
         "seconds": None,  # a file doesn't say how long it took
-        "bytes": size,
+        "bytes": path.stat().st_size,
+        "psnr": field.record.psnr,
+        "iou": field.record.iou,
+        "blocks": info.blocks,
+        "parameters": info.parameters,
     }
-    told |= {name: getattr(info, name) for name in ("psnr", "blocks", "parameters")}
-    known = {name: getattr(info, name) for name in names}
-    return {"kind": "field", "format": "acorn", **known, "progress": told}
+    known = {"format": "acorn", "encoder": info.encoder, "preset": info.preset, "progress": told}
+    return {"kind": info.kind, **known, **_facts(field)}
+
+
+def _facts(field: AnyField) -> Message:
+    """What is known of an image, or of a shape whose mesh isn't known."""
+    from acorn_svc.field.shape import ShapeField
+
+    if not isinstance(field, ShapeField):
+        return {name: getattr(field, name) for name in ("width", "height", "channels", "bit_depth")}
+    box = [[0.0, 0.0, 0.0], [float(length) for length in field.signal.size]]
+    shape = {
+        "vertices": None,
+        "faces": None,
+        "colours": field.signal.has_colour,
+        "bounds": field.to_mesh_units(np.array(box)).tolist(),
+        "repairs": [],
+    }
+    return {"shape": shape}
 
 
 def _error(error: Exception, limit: str, value: int) -> Message:

@@ -9,7 +9,7 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from acorn_svc.errors import AcornError, BadImage, LimitExceeded, Unavailable
+from acorn_svc.errors import AcornError, BadInput, LimitExceeded, Unavailable
 from acorn_svc.jobs.process import Message, end, spawn
 from acorn_svc.settings import Settings
 
@@ -22,14 +22,25 @@ OUT_OF_MEMORY = (signal.SIGABRT, signal.SIGTRAP, signal.SIGKILL)
 
 @dataclass(frozen=True)
 class Inspection:
-    """What an upload is; `kind` is "image" or "field". Sizes are in pixels, as seen."""
+    """What an upload is.
+
+    Attributes:
+        kind: "image" or "shape".
+        format: of the file; "acorn" is a field of that kind.
+        width, height, channels, bit_depth: of an image, in pixels, as seen.
+        shape: of a shape, a JSON object: `vertices` and `faces` (null for a field), `colours` (whether
+            there are any), `bounds` (lowest and highest corner, in the units of the mesh) and `repairs`
+            (sentences on what was mended).
+        encoder, preset, progress: of a field.
+    """
 
     kind: str
-    width: int
-    height: int
-    channels: int
-    bit_depth: int
     format: str
+    width: int | None = None
+    height: int | None = None
+    channels: int | None = None
+    bit_depth: int | None = None
+    shape: Message | None = None
     encoder: str | None = None
     preset: str | None = None
     progress: Message | None = None
@@ -67,7 +78,7 @@ class Inspector:
             "path": str(path),
             "memory_bytes": settings.decode_memory_bytes,
             "cpu_seconds": settings.decode_cpu_seconds,
-            "limits": image_limits(settings),
+            "limits": file_limits(settings),
         }
 
     def _reason(self, code: int, timed_out: bool) -> AcornError:
@@ -78,7 +89,7 @@ class Inspector:
             return _too_costly("time", "decode_cpu_seconds", settings.decode_cpu_seconds)
         if -code in OUT_OF_MEMORY:
             return _too_costly("memory", "decode_memory_bytes", settings.decode_memory_bytes)
-        return BadImage("The file cannot be decoded; decoding it ended abnormally.")
+        return BadInput("The file cannot be decoded; decoding it ended abnormally.")
 
 
 def _listen(process: subprocess.Popen[bytes], seconds: float) -> tuple[bytes, bool]:
@@ -99,9 +110,12 @@ def _listen(process: subprocess.Popen[bytes], seconds: float) -> tuple[bytes, bo
     return answer, late.is_set()
 
 
-def image_limits(settings: Settings) -> dict[str, int]:
-    """The limits of the image decoder, as keywords of `ImageLimits`."""
-    return {"max_pixels": settings.max_image_pixels, "max_side": settings.max_image_side}
+def file_limits(settings: Settings) -> dict[str, dict[str, int]]:
+    """The limits of the readers, as keywords of `ImageLimits` and `MeshLimits`."""
+    return {
+        "image": {"max_pixels": settings.max_image_pixels, "max_side": settings.max_image_side},
+        "mesh": {"max_vertices": settings.max_mesh_vertices, "max_faces": settings.max_mesh_faces},
+    }
 
 
 def _too_costly(what: str, limit: str, value: int) -> LimitExceeded:
@@ -112,7 +126,7 @@ def _read_answer(answer: Message) -> Inspection:
     error = answer.get("error")
     if error is None:
         return Inspection(**answer)
-    kind = _ERRORS.get(error["code"], BadImage)
+    kind = _ERRORS.get(error["code"], BadInput)
     raise kind(error["message"], limit=error["limit"], value=error["value"])
 
 

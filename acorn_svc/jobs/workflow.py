@@ -24,7 +24,7 @@ from dbos import DBOS, WorkflowSerializationFormat
 
 from acorn_svc.errors import Conflict, FitFailed, NotFound
 from acorn_svc.jobs import life
-from acorn_svc.jobs.inspection import CHILD, image_limits
+from acorn_svc.jobs.inspection import CHILD, file_limits
 from acorn_svc.jobs.process import Message, end, messages, spawn
 from acorn_svc.jobs.queue import WORKFLOW
 from acorn_svc.settings import Settings
@@ -144,7 +144,7 @@ class Watcher:
             "original": str(self._store.original(scene)),
             "work": str(self._store.work_folder(scene.id)),
             "spool": str(self._store.blobs.spool),
-            "limits": image_limits(settings),
+            "limits": file_limits(settings),
             "options": {**scene.options, **shared},
             "checkpoint_seconds": settings.checkpoint_seconds,
             "memory_bytes": settings.job_memory_bytes,

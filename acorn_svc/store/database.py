@@ -8,14 +8,31 @@ of the job queue (DBOS) live in the same file, so that a scene and its job appea
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
-from sqlalchemy import JSON, DateTime, Engine, Enum, ForeignKey, String, create_engine, event, text
+from sqlalchemy import (
+    JSON,
+    Connection,
+    DateTime,
+    Engine,
+    Enum,
+    ForeignKey,
+    String,
+    bindparam,
+    create_engine,
+    event,
+    inspect,
+    select,
+    text,
+)
+from sqlalchemy.dialects.sqlite import dialect as sqlite_dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from sqlalchemy.types import TypeDecorator
 
@@ -69,7 +86,9 @@ class Base(DeclarativeBase):
 class Scene(Base):
     """One scene: what was uploaded, what people say about it, and how far its fit has come.
 
-    Sizes are in pixels. `run` counts the jobs of this scene: what an old job writes is refused.
+    `kind` is "image" or "shape". `width` to `bit_depth` are an image's, in pixels, and null for a shape;
+    `shape` is what is known of a shape, as `jobs.inspection.ShapeFacts` has it, and null for an image.
+    `run` counts the jobs of this scene: what an old job writes is refused.
     `attempts` counts starts of the fitting process since its last checkpoint. `version` is the
     newest published snapshot, 0 when there is none. `updated_at` changes with the status and
     with what people write, not with progress.
@@ -88,10 +107,11 @@ class Scene(Base):
     attribution: Mapped[str | None] = mapped_column(default=None)
     rights: Mapped[str | None] = mapped_column(default=None)
 
-    width: Mapped[int]
-    height: Mapped[int]
-    channels: Mapped[int]
-    bit_depth: Mapped[int]
+    width: Mapped[int | None] = mapped_column(default=None)
+    height: Mapped[int | None] = mapped_column(default=None)
+    channels: Mapped[int | None] = mapped_column(default=None)
+    bit_depth: Mapped[int | None] = mapped_column(default=None)
+    shape: Mapped[dict[str, Any] | None] = mapped_column(default=None)
     bytes_original: Mapped[int]
     format_original: Mapped[str]
 
@@ -136,12 +156,94 @@ def _prepare(connection: sqlite3.Connection, _record: object) -> None:
     connection.execute("PRAGMA foreign_keys = ON")
 
 
+def _bring_up_to_date(connection: Connection) -> None:
+    """Rebuild the table of scenes of version 0.1, which knew only images; a second call does nothing.
+
+    SQLite cannot let a column become null, so the rows move to a new table of the same name.
+    """
+    present = {column["name"] for column in inspect(connection).get_columns(Scene.__tablename__)}
+    if Scene.shape.key in present:
+        return
+    table, old, columns = Scene.__tablename__, "scenes_0_1", ", ".join(sorted(present))
+    # Else the events would refer to the old table, and go with it.
+    connection.execute(text("PRAGMA legacy_alter_table = ON"))
+    connection.execute(text(f"ALTER TABLE {table} RENAME TO {old}"))
+    connection.execute(text("DROP INDEX IF EXISTS ix_scenes_status"))
+    Scene.metadata.tables[table].create(connection)
+    connection.execute(text(f"INSERT INTO {table} ({columns}) SELECT {columns} FROM {old}"))
+    connection.execute(text(f"DROP TABLE {old}"))
+    connection.execute(text("PRAGMA legacy_alter_table = OFF"))
+
+
+@dataclass(frozen=True)
+class SceneHead:
+    """What looking at a scene needs of its row; the names are those of `Scene`."""
+
+    id: str
+    status: Status
+    version: int
+    kind: str
+    width: int | None
+    height: int | None
+    channels: int | None
+    rights: str | None
+
+
+_HEAD_COLUMNS = [Scene.__table__.c[field.name] for field in fields(SceneHead)]
+HEAD_QUERY: Final = str(
+    select(*_HEAD_COLUMNS).where(Scene.id == bindparam("id")).compile(dialect=sqlite_dialect())
+)
+
+
+class Glance:
+    """Looks up heads of scenes within microseconds, on a connection of its own that never waits.
+
+    A session takes thirty times longer, and one that may wait for a writer has to be in a thread.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._lock = threading.Lock()
+        self._connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
+        self._connection.execute("PRAGMA query_only = ON")
+
+    def __call__(self, scene_id: str) -> list[SceneHead]:
+        """The scene with this id as it was last committed, or none.
+
+        Raises:
+            BlockingIOError: it can't be told without waiting; a session will, or knows what is wrong.
+        """
+        try:
+            with self._lock:
+                rows = self._connection.execute(HEAD_QUERY, (scene_id,)).fetchall()
+        except sqlite3.OperationalError as error:
+            raise BlockingIOError("The database is in use.") from error
+        return [SceneHead(id, Status(status), *rest) for id, status, *rest in rows]
+
+    def close(self) -> None:
+        """Close the connection."""
+        with self._lock:
+            self._connection.close()
+
+
 class Database:
     """The tables behind short transactions."""
 
     def __init__(self, path: Path) -> None:
         self.engine = open_engine(path)
         Base.metadata.create_all(self.engine)
+        self._upgrade()
+        self.glance = Glance(path)
+
+    def _upgrade(self) -> None:
+        with self.engine.connect() as connection:
+            # Within a transaction this pragma does nothing, and dropping a table would drop its events.
+            connection.execute(text("PRAGMA foreign_keys = OFF"))
+            connection.commit()
+            connection.execute(text("BEGIN IMMEDIATE"))
+            _bring_up_to_date(connection)
+            connection.commit()
+            connection.execute(text("PRAGMA foreign_keys = ON"))
+            connection.commit()
 
     @contextmanager
     def read(self) -> Iterator[Session]:
@@ -161,4 +263,5 @@ class Database:
 
     def close(self) -> None:
         """Close every connection."""
+        self.glance.close()
         self.engine.dispose()

@@ -16,7 +16,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,9 @@ from sqlalchemy.orm import Session
 
 from acorn_svc.errors import AcornError, Conflict, NotFound
 from acorn_svc.store.blobs import Blobs
-from acorn_svc.store.database import Database, ProgressEvent, Scene, Status, now
+from acorn_svc.store.database import Database, ProgressEvent, Scene, SceneHead, Status, now
 
-__all__ = ["ProgressEvent", "Scene", "SceneStore", "Snapshot", "Status", "new_id"]
+__all__ = ["ProgressEvent", "Scene", "SceneHead", "SceneStore", "Snapshot", "Status", "new_id"]
 
 ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: no i, l, o, u
 KEPT_SNAPSHOTS = 2  # whoever has just looked up the older one can still open it
@@ -72,6 +72,18 @@ class SceneStore:
         with self.database.read() as session:
             return _require(session, scene_id)
 
+    def head(self, scene_id: str) -> SceneHead:
+        """What looking at the scene needs of it; raises NotFound."""
+        scene = self.get(scene_id)
+        return SceneHead(**{field.name: getattr(scene, field.name) for field in fields(SceneHead)})
+
+    def head_now(self, scene_id: str) -> SceneHead:
+        """The same within microseconds, for an event loop; raises BlockingIOError where it would wait."""
+        found = self.database.glance(scene_id)
+        if not found:
+            raise _no_scene()
+        return found[0]
+
     def page(self, limit: int, cursor: str | None = None) -> Page:
         """At most `limit` scenes, newest first, after `cursor` (a Page's `next`)."""
         query = select(Scene).order_by(Scene.id.desc()).limit(limit + 1)
@@ -91,9 +103,14 @@ class SceneStore:
 
     def count(self, *statuses: Status) -> int:
         """How many scenes have one of `statuses`."""
-        query = select(func.count()).select_from(Scene).where(Scene.status.in_(statuses))
+        return sum(self.counts(*statuses))
+
+    def counts(self, *statuses: Status) -> list[int]:
+        """How many scenes have each of `statuses`, all at the same moment."""
+        query = select(Scene.status, func.count()).where(Scene.status.in_(statuses)).group_by(Scene.status)
         with self.database.read() as session:
-            return session.scalar(query) or 0
+            found = {status: count for status, count in session.execute(query)}
+        return [found.get(status, 0) for status in statuses]
 
     def progress_after(self, scene_id: str, after: int, limit: int = 1000) -> Sequence[ProgressEvent]:
         """The scene's progress with an id above `after`, in order, at most `limit`."""
@@ -110,10 +127,13 @@ class SceneStore:
 
     def snapshot(self, scene_id: str) -> Snapshot:
         """The newest snapshot; raises NotFound when there is no scene, or nothing to see yet."""
-        scene = self.get(scene_id)
+        return self.snapshot_of(self.head(scene_id))
+
+    def snapshot_of(self, scene: SceneHead) -> Snapshot:
+        """The scene's newest snapshot when it was looked up; raises NotFound when there was none."""
         if scene.version == 0:
             raise NotFound("This scene has nothing to show yet; its fit has only begun.")
-        return Snapshot(scene.version, self.blobs.path(_snapshot_key(scene_id, scene.version)))
+        return Snapshot(scene.version, self.blobs.path(_snapshot_key(scene.id, scene.version)))
 
     def original(self, scene: Scene) -> Path:
         """The file as it was uploaded; of an uploaded `.acorn` that is its only snapshot."""
@@ -255,8 +275,12 @@ def _snapshot_key(scene_id: str, version: int) -> str:
 def _require(session: Session, scene_id: str) -> Scene:
     scene = session.get(Scene, scene_id)
     if scene is None:
-        raise NotFound("There is no scene with this id.")
+        raise _no_scene()
     return scene
+
+
+def _no_scene() -> NotFound:
+    return NotFound("There is no scene with this id.")
 
 
 def _require_run(scene: Scene, run: int | None) -> None:

@@ -7,21 +7,32 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx2
+import numpy as np
 import pytest
 import torch
 import uvicorn
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from made_shapes import ball, made_shape
 
 from acorn_svc.api.app import create_app
+from acorn_svc.field.base import empty_tree, initial_parameters
+from acorn_svc.field.kinds import AnyField, as_shape
 from acorn_svc.field.lattice import Lattice
-from acorn_svc.field.model import Field, empty_tree, initial_parameters
+from acorn_svc.field.model import Field
+from acorn_svc.field.shape import ShapeField
 from acorn_svc.field.state import Architecture, Signal
-from acorn_svc.formats.container import write_field
+from acorn_svc.formats.container import field_to_bytes, read_field, write_field
 from acorn_svc.settings import Settings
 from acorn_svc.store.scenes import Scene, SceneStore, Status, new_id
+
+CENTRE, RADIUS = (33.0, 28.0, 30.0), 22.0
+"""Of a ball, in voxels."""
+ORIGIN, VOXEL = (100.0, -20.0, 3.0), 0.5
+"""Where its box lies in the units of its mesh, and how large a voxel is."""
 
 
 def random_field(width: int, height: int, channels: int = 3, bit_depth: int = 8, seed: int = 0) -> Field:
@@ -41,7 +52,7 @@ class Gallery:
         self.client = client
         self.store = store
 
-    def add(self, field: Field, *, status: Status = Status.READY, rights: str | None = None) -> str:
+    def add(self, field: AnyField, *, status: Status = Status.READY, rights: str | None = None) -> str:
         """A scene that shows `field`; returns its id."""
         upload = self.store.blobs.spool_file()
         write_field(upload, field)
@@ -49,15 +60,12 @@ class Gallery:
             id=new_id(),
             status=status,
             version=1,
-            width=field.width,
-            height=field.height,
-            channels=field.channels,
-            bit_depth=field.bit_depth,
             bytes_original=upload.stat().st_size,
             format_original="acorn",
             preset="custom",
             encoder=field.encoder,
             rights=rights,
+            **_facts(field),
         )
         return self.store.create(scene, upload).id
 
@@ -79,7 +87,7 @@ class Gallery:
         )
         return self.store.create(scene, upload).id
 
-    def publish(self, scene_id: str, field: Field) -> None:
+    def publish(self, scene_id: str, field: AnyField) -> None:
         """The next version of a scene, as a running fit publishes it."""
         upload = self.store.blobs.spool_file()
         write_field(upload, field)
@@ -88,6 +96,14 @@ class Gallery:
             "blocks": len(field.blocks()), "parameters": 1, "bytes": upload.stat().st_size,
         }  # fmt: skip
         self.store.publish_snapshot(scene_id, 0, upload, progress)
+
+
+def _facts(field: AnyField) -> dict[str, Any]:
+    if isinstance(field, ShapeField):
+        bounds = field.to_mesh_units(np.array([[0.0, 0.0, 0.0], field.signal.size])).tolist()
+        shape = {"vertices": None, "faces": None, "bounds": bounds, "repairs": []}
+        return {"kind": "shape", "shape": {**shape, "colours": field.signal.has_colour}}
+    return {name: getattr(field, name) for name in ("width", "height", "channels", "bit_depth")}
 
 
 @contextmanager
@@ -123,3 +139,10 @@ def live_gallery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gallery]:
     app = create_app(settings_for(tmp_path_factory.mktemp("live")))
     with served(app) as url, httpx2.Client(base_url=url, timeout=60) as client:
         yield Gallery(client, app.state.store)
+
+
+@pytest.fixture(scope="package")
+def ball_field() -> ShapeField:
+    """A coloured ball, as its file holds it."""
+    made = made_shape(ball(CENTRE, RADIUS), colour=True, origin=ORIGIN, voxel=VOXEL)
+    return as_shape(read_field(field_to_bytes(made)))

@@ -28,7 +28,7 @@ MAX_UPLOAD = 200_000
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     settings = Settings(
-        data=tmp_path_factory.mktemp("data"), max_upload_bytes=MAX_UPLOAD, max_request_bytes=900_000
+        data=tmp_path_factory.mktemp("data"), max_upload_bytes=MAX_UPLOAD, max_request_bytes=1_200_000
     )
     with TestClient(create_app(settings), raise_server_exceptions=False) as client:
         yield client
@@ -163,7 +163,7 @@ def test_options_without_meaning(client: TestClient, options: dict[str, str]) ->
 
 
 def test_a_body_that_is_too_large_for_json(client: TestClient) -> None:
-    answer = client.patch("/scenes/x", content=b'{"title": "' + b"x" * 900_000 + b'"}')
+    answer = client.patch("/scenes/x", content=b'{"title": "' + b"x" * 1_200_000 + b'"}')
     refused(answer, 413, "too_large")
 
 
@@ -198,7 +198,10 @@ def test_wrong_methods(client: TestClient, method: str, path: str) -> None:
 
 
 def test_decoding_is_bounded_in_memory(tmp_path: Path) -> None:
-    settings = Settings(data=tmp_path, decode_memory_bytes=140 << 20, max_image_pixels=16_000_000)
+    settings = Settings(
+        data=tmp_path, decode_memory_bytes=140 << 20, max_image_pixels=16_000_000,
+        max_mesh_vertices=1_000_000, max_mesh_faces=2_000_000,
+    )  # fmt: skip
     large = encode_image(np.zeros((4000, 4000, 3), np.uint16), "png")
     with TestClient(create_app(settings), raise_server_exceptions=False) as client:
         error = refused(client.post("/scenes", content=large), 422, "limit_exceeded")

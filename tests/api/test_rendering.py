@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import fields
 from typing import cast
 
 import anyio
@@ -16,8 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from acorn_svc.api.rendering import OPEN_ATTEMPTS, Cache, Gate
-from acorn_svc.errors import Unavailable
-from acorn_svc.store.scenes import KEPT_SNAPSHOTS, Snapshot, Status
+from acorn_svc.errors import NotFound, Unavailable
+from acorn_svc.store.database import SAFE_WAL
+from acorn_svc.store.scenes import KEPT_SNAPSHOTS, SceneHead, Snapshot, Status
 
 CAPACITY = 100
 
@@ -183,16 +187,16 @@ def read(gallery: Gallery, method: str, path: str, scene_id: str) -> httpx2.Resp
 
 def overtake(gallery: Gallery, patch: pytest.MonkeyPatch, times: int) -> None:
     """Let the next snapshots that are looked up be replaced at that moment, before they can be read."""
-    look_up, left = gallery.store.snapshot, iter(range(times))
+    look_up, left = gallery.store.snapshot_of, iter(range(times))
 
-    def overtaken(scene_id: str) -> Snapshot:
-        snapshot = look_up(scene_id)
+    def overtaken(scene: SceneHead) -> Snapshot:
+        snapshot = look_up(scene)
         if next(left, None) is not None:
             for _ in range(KEPT_SNAPSHOTS):
-                gallery.publish(scene_id, random_field(16, 16, seed=snapshot.version))
+                gallery.publish(scene.id, random_field(16, 16, seed=snapshot.version))
         return snapshot
 
-    patch.setattr(gallery.store, "snapshot", overtaken)
+    patch.setattr(gallery.store, "snapshot_of", overtaken)
 
 
 @pytest.mark.parametrize(("method", "path"), READERS)
@@ -223,5 +227,63 @@ def test_a_scene_that_is_deleted_before_it_is_read_is_not_found(
 ) -> None:
     scene_id = gallery.add(random_field(16, 16))
     snapshot = gallery.store.snapshot(scene_id)
-    monkeypatch.setattr(gallery.store, "snapshot", lambda _: (gallery.store.delete(scene_id), snapshot)[1])
+    monkeypatch.setattr(gallery.store, "snapshot_of", lambda _: (gallery.store.delete(scene_id), snapshot)[1])
     assert read(gallery, *READERS[0], scene_id).status_code == 404
+
+
+# Looking scenes up without waiting
+
+
+def test_both_ways_of_looking_a_scene_up_see_the_same(gallery: Gallery) -> None:
+    for scene_id in (
+        gallery.add(random_field(24, 16, channels=1), rights="https://example.org/rights"),
+        gallery.add(random_field(16, 24, channels=4), status=Status.FITTING),
+        gallery.add_empty(),
+    ):
+        assert gallery.store.head_now(scene_id) == gallery.store.head(scene_id)
+        scene = gallery.store.get(scene_id)
+        head = gallery.store.head_now(scene_id)
+        assert all(getattr(head, field.name) == getattr(scene, field.name) for field in fields(head))
+        assert head.status is scene.status
+
+
+def test_looking_up_sees_each_change_at_once(gallery: Gallery) -> None:
+    scene_id = gallery.add(random_field(16, 16), status=Status.FITTING)
+    for version in range(2, 5):
+        gallery.publish(scene_id, random_field(16, 16, seed=version))
+        assert gallery.store.head_now(scene_id).version == version
+    gallery.store.update(scene_id, rights="mine")
+    assert gallery.store.head_now(scene_id).rights == "mine"
+    gallery.store.delete(scene_id)
+    for look_up in (gallery.store.head_now, gallery.store.head):
+        with pytest.raises(NotFound):
+            look_up(scene_id)
+
+
+def test_whoever_looks_while_someone_commits_waits_outside_the_event_loop(gallery: Gallery) -> None:
+    scene_id = gallery.add(random_field(16, 16))
+    path = f"/iiif/{scene_id}/full/max/0/default.jpg"
+    with locked_out(gallery) as let_go:
+        # Readers of a write-ahead log never wait.
+        waits = sqlite3.sqlite_version_info < SAFE_WAL
+        with pytest.raises(BlockingIOError) if waits else nullcontext():
+            gallery.store.head_now(scene_id)
+        timer = threading.Timer(0.2, let_go)
+        timer.start()
+        answer = gallery.client.get(path)
+        timer.join()
+    assert answer.status_code == 200, answer.text
+    assert gallery.store.head_now(scene_id).version == 1
+
+
+@contextmanager
+def locked_out(gallery: Gallery) -> Iterator[Callable[[], None]]:
+    """Nobody can read the database until what is yielded is called, as during a commit."""
+    path = gallery.store.database.engine.url.database
+    assert path is not None
+    writer = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    writer.execute("BEGIN EXCLUSIVE")
+    try:
+        yield lambda: writer.execute("ROLLBACK").close()
+    finally:
+        writer.close()

@@ -25,6 +25,7 @@ LINKS = {
     "dzi": "/dzi/{id}.dzi",
     "thumbnail": "/iiif/{id}/full/^!400,400/0/default.jpg",
 }
+NO_LINKS = {"mesh": None, "tiles3d": None}
 
 
 def image_bytes(kind: str = "PNG", size: tuple[int, int] = (20, 10)) -> bytes:
@@ -51,7 +52,8 @@ def test_an_image_is_taken_by_its_content(gallery: Gallery, kind: str) -> None:
     assert (scene["format_original"], scene["bytes_original"]) == (kind.lower(), len(content))
     assert (scene["version"], scene["progress"], scene["error"]) == (0, None, None)
     links = {name: f"http://testserver{path.format(id=scene['id'])}" for name, path in LINKS.items()}
-    assert scene["links"] == links
+    assert scene["links"] == {**links, **NO_LINKS}
+    assert (scene["kind"], scene["shape"]) == ("image", None)
 
 
 def test_options_come_with_the_url_or_with_a_form(gallery: Gallery) -> None:

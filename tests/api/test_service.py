@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from conftest import Gallery
+from conftest import Gallery, random_field
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from pydantic import ValidationError
@@ -19,6 +19,7 @@ from acorn_svc.api import app as app_module
 from acorn_svc.api import errors, page
 from acorn_svc.errors import AcornError
 from acorn_svc.settings import Settings, settings_page
+from acorn_svc.store.scenes import Status
 
 PACKAGE = Path(settings_module.__file__).parent
 DOCS = PACKAGE.parent / "docs"
@@ -41,6 +42,15 @@ def test_health(gallery: Gallery) -> None:
     assert (health["status"], health["worker"]) == ("ok", "none")
     assert health["version"] == acorn_svc.__version__
     assert health["free_disk_bytes"] > 0
+
+
+def test_health_counts_what_waits_and_what_runs(gallery: Gallery) -> None:
+    before = gallery.client.get("/healthz").json()
+    gallery.add_empty()
+    gallery.add(random_field(8, 8), status=Status.QUEUED)
+    gallery.add(random_field(8, 8), status=Status.QUEUED)
+    after = gallery.client.get("/healthz").json()
+    assert (after["fitting"] - before["fitting"], after["queued"] - before["queued"]) == (1, 2)
 
 
 def test_the_page_or_how_to_build_it(gallery: Gallery) -> None:
@@ -138,6 +148,7 @@ def test_zero_is_refused(name: str) -> None:
         ({"decode_memory_bytes": 1}, "decode_memory_bytes"),
         ({"job_memory_bytes": 1}, "job_memory_bytes"),
         ({"max_image_side": 10}, "max_image_side"),
+        ({"max_mesh_faces": 10**9}, "max_mesh_faces"),
         ({"min_free_disk_bytes": 1}, "min_free_disk_bytes"),
         ({"job_wall_seconds": 5}, "checkpoint_seconds"),
         ({"max_request_bytes": 1}, "max_request_bytes"),
