@@ -1,10 +1,14 @@
 """CPU kernels of Acorn, built from cuda_ext/. Use them through acorn_svc.field.ops."""
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from acorn_svc.field.geometry import Geometry
 
 Layers = list[tuple[Tensor, Tensor]]
+Floats = NDArray[np.float32]
+Integers = NDArray[np.int32]
 
 def lanes() -> list[str]: ...
 def locate(geometry: Geometry, positions: Tensor, out: Tensor) -> None: ...
@@ -102,5 +106,111 @@ def train(
     lanes: str,
     threads: int,
 ) -> None: ...
+def train_points(
+    geometry: Geometry,
+    parameters: dict[str, Tensor],
+    first: dict[str, Tensor],
+    second: dict[str, Tensor],
+    last: Tensor,
+    gradient: Tensor,
+    encoder_steps: Tensor,
+    decoder_steps: Tensor,
+    drawn: Tensor,
+    samples: list[tuple[Tensor, Tensor]],
+    runs: int,
+    coarse_runs: int,
+    seed: int,
+    loss: str,
+    scales: Tensor,
+    encoder_rates: Tensor,
+    decoder_rates: Tensor,
+    errors: Tensor,
+    lanes: str,
+    threads: int,
+) -> None: ...
 def multiply_adds(lanes: str, rounds: int, threads: int) -> int: ...
 def copy(values: Tensor, out: Tensor, threads: int) -> None: ...
+def count_crossings(
+    values: Floats, neighbours: Integers, carried: int, whole: int, counts: Integers, threads: int
+) -> None: ...
+def cross_edges(
+    values: Floats,
+    neighbours: Integers,
+    corners: Integers,
+    spacing: float,
+    closest: float,
+    farthest: float,
+    carried: int,
+    whole: int,
+    offsets: NDArray[np.int64],
+    vertices: Floats,
+    normals: Floats,
+    edges: Integers,
+    spans: Floats,
+    threads: int,
+) -> None: ...
+def count_triangles(
+    values: Floats,
+    neighbours: Integers,
+    whole: int,
+    table: NDArray[np.int8],
+    starts: Integers,
+    counts: Integers,
+    threads: int,
+) -> None: ...
+def triangles(
+    values: Floats,
+    neighbours: Integers,
+    numbers: Integers,
+    whole: int,
+    table: NDArray[np.int8],
+    starts: Integers,
+    offsets: NDArray[np.int64],
+    faces: Integers,
+    threads: int,
+) -> None: ...
+
+class Triangles:
+    """Use it through acorn_svc.training.distance."""
+
+    def __init__(self, vertices: NDArray[np.float64], faces: NDArray[np.int32], threads: int) -> None: ...
+    @property
+    def closed(self) -> bool: ...
+    def closest(
+        self,
+        points: NDArray[np.float64],
+        most: float,
+        distances: NDArray[np.float32],
+        nearest: NDArray[np.int32],
+        barycentric: NDArray[np.float32],
+        lanes: str,
+        threads: int,
+    ) -> None: ...
+    def winding(
+        self,
+        points: NDArray[np.float64],
+        accuracy: float,
+        windings: NDArray[np.float32],
+        lanes: str,
+        threads: int,
+    ) -> None: ...
+    def inside(
+        self,
+        points: NDArray[np.float64],
+        accuracy: float,
+        answers: NDArray[np.bool_],
+        lanes: str,
+        threads: int,
+    ) -> None: ...
+    def signed_distance(
+        self,
+        points: NDArray[np.float64],
+        most: float,
+        accuracy: float,
+        distances: NDArray[np.float32],
+        lanes: str,
+        threads: int,
+    ) -> None: ...
+    def occupied(
+        self, x: float, y: float, z: float, side: float, nx: int, ny: int, nz: int, threads: int
+    ) -> NDArray[np.int64]: ...

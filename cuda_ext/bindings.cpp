@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "cpu.h"
+#include "isosurface.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -311,17 +312,14 @@ float* moment(nb::handle table, const std::string& name, std::size_t size) {
     return array.data();
 }
 
-// See acorn_svc.field.ops.reference.train.
-void train(nb::handle geometry, nb::dict parameters, nb::dict first, nb::dict second, Array<float> last,
-           Array<float> gradient, Array<float> encoder_steps, Array<float> decoder_steps, Array<Index> drawn,
-           nb::list pyramid, int patches, int coarse_patches, Index seed, Array<const int> scales,
-           Array<const float> encoder_rates, Array<const float> decoder_rates, Array<double> errors,
-           const std::string& lanes, int threads) {
+// What learns, and the memory of its optimisers: everything that a training step needs but what it learns from.
+cpu::Training read_training(nb::handle geometry, const nb::dict& parameters, const nb::dict& first, const nb::dict& second,
+                            const Array<float>& last, const Array<float>& gradient, const Array<float>& encoder_steps,
+                            const Array<float>& decoder_steps, const Array<Index>& drawn, const Array<double>& errors) {
     constexpr const char* FEATURES = "encoder.features";
     const auto features = exactly<float>(parameters[FEATURES], FEATURES);
     cpu::Training training{};
     training.view = read_view(geometry, Array<const float>(features), 0, nb::none());
-    require(training.view.dimension == 2, "only pictures are trained by patches of a pyramid");
     training.table = {features.data(), moment(second, FEATURES, features.size()), last.data(), gradient.data(), training.view.channels};
     require(last.size() == features.shape(0) && gradient.size() == features.size(), "last or gradient has another shape");
     const std::size_t count = training.view.geometry.depth + 1;
@@ -340,32 +338,85 @@ void train(nb::handle geometry, nb::dict parameters, nb::dict first, nb::dict se
             static_cast<int>(weight.shape(1)), inputs};
     }
     require(training.layers > 0, "there is no decoder");
-    std::vector<cpu::Image> images;
-    for (nb::handle image : pyramid) {
-        images.push_back(read_image<ToRead>(image));
-        require(images.back().channels == inputs, "the decoder gives another number of channels than the picture has");
-    }
+    require(1 <= inputs && inputs <= 4, "a decoder gives 1 to 4 channels");
     require(drawn.size() == count && decoder_steps.size() == count && encoder_steps.size() == 1, "a counter has another shape");
     require(errors.size() == 2 * static_cast<std::size_t>(training.view.geometry.nodes), "errors must be [2, nodes]");
-    const int steps = static_cast<int>(scales.size());
-    require(encoder_rates.size() == scales.size() && decoder_rates.size() == scales.size(), "scales and rates must be of one length");
-    for (int i = 0; i < steps; ++i) {
-        require(0 <= scales.data()[i] && static_cast<std::size_t>(scales.data()[i]) < std::min(images.size(), count), "there is no picture of that scale");
-    }
-    require(patches > 0 && coarse_patches > 0, "a step needs patches");
-    require(1 <= inputs && inputs <= 4, "a picture has 1 to 4 channels");
-    training.pyramid = images.data();
-    training.patches = patches;
-    training.coarse_patches = coarse_patches;
-    training.seed = static_cast<unsigned long long>(seed);
     training.drawn = drawn.data();
     training.encoder_steps = encoder_steps.data();
     training.decoder_steps = decoder_steps.data();
     training.errors = errors.data();
-    const cpu::Schedule schedule{scales.data(), encoder_rates.data(), decoder_rates.data(), steps};
+    return training;
+}
+
+int outputs_of(const cpu::Training& training) { return training.decoder[training.layers - 1].outputs; }
+
+// How many are drawn for a step, in an order of this seed.
+void set_sampling(cpu::Training& training, int count, int coarse_count, Index seed) {
+    require(count > 0 && coarse_count > 0, "a step needs something to learn from");
+    training.patches = count;
+    training.coarse_patches = coarse_count;
+    training.seed = static_cast<unsigned long long>(seed);
+}
+
+cpu::Schedule read_schedule(const Array<const int>& scales, const Array<const float>& encoder_rates,
+                            const Array<const float>& decoder_rates, std::size_t most) {
+    const int steps = static_cast<int>(scales.size());
+    require(encoder_rates.size() == scales.size() && decoder_rates.size() == scales.size(), "scales and rates must be of one length");
+    for (int i = 0; i < steps; ++i) {
+        require(0 <= scales.data()[i] && static_cast<std::size_t>(scales.data()[i]) < most, "there is nothing to learn from at that scale");
+    }
+    return {scales.data(), encoder_rates.data(), decoder_rates.data(), steps};
+}
+
+// See acorn_svc.field.ops.reference.train.
+void train(nb::handle geometry, nb::dict parameters, nb::dict first, nb::dict second, Array<float> last,
+           Array<float> gradient, Array<float> encoder_steps, Array<float> decoder_steps, Array<Index> drawn,
+           nb::list pyramid, int patches, int coarse_patches, Index seed, Array<const int> scales,
+           Array<const float> encoder_rates, Array<const float> decoder_rates, Array<double> errors,
+           const std::string& lanes, int threads) {
+    cpu::Training training = read_training(geometry, parameters, first, second, last, gradient, encoder_steps, decoder_steps, drawn, errors);
+    require(training.view.dimension == 2, "only pictures are trained by patches of a pyramid");
+    std::vector<cpu::Image> images;
+    for (nb::handle image : pyramid) {
+        images.push_back(read_image<ToRead>(image));
+        require(images.back().channels == outputs_of(training), "the decoder gives another number of channels than the picture has");
+    }
+    training.pyramid = images.data();
+    set_sampling(training, patches, coarse_patches, seed);
+    const cpu::Schedule schedule = read_schedule(scales, encoder_rates, decoder_rates, std::min(images.size(), drawn.size()));
     const cpu::Kernels& kernels = chosen(lanes);
     nb::gil_scoped_release release;
     cpu::train(training, schedule, kernels, threads);
+}
+
+cpu::Loss read_loss(const std::string& name) {
+    require(name == "distance" || name == "occupancy", "the loss is distance or occupancy");
+    return name == "distance" ? cpu::Loss::DISTANCE : cpu::Loss::OCCUPANCY;
+}
+
+// See acorn_svc.field.ops.reference.train_points.
+void train_points(nb::handle geometry, nb::dict parameters, nb::dict first, nb::dict second, Array<float> last,
+                  Array<float> gradient, Array<float> encoder_steps, Array<float> decoder_steps, Array<Index> drawn,
+                  nb::list samples, int runs, int coarse_runs, Index seed, const std::string& loss,
+                  Array<const int> scales, Array<const float> encoder_rates, Array<const float> decoder_rates,
+                  Array<double> errors, const std::string& lanes, int threads) {
+    cpu::Training training = read_training(geometry, parameters, first, second, last, gradient, encoder_steps, decoder_steps, drawn, errors);
+    std::vector<cpu::Samples> sets;
+    for (nb::handle pair : samples) {
+        const auto positions = exactly<const float>(pair[0], "positions");
+        const auto truth = exactly<const float>(pair[1], "truth");
+        require_columns(positions, training.view.dimension, POSITIONS);
+        require_columns(truth, outputs_of(training), "truth must be [n, outputs]");
+        require(positions.shape(0) == truth.shape(0) && positions.shape(0) > 0 && positions.shape(0) % RUN == 0, "samples come in whole runs");
+        sets.push_back({positions.data(), truth.data(), static_cast<Index>(positions.shape(0))});
+    }
+    training.samples = sets.data();
+    training.loss = read_loss(loss);
+    set_sampling(training, runs, coarse_runs, seed);
+    const cpu::Schedule schedule = read_schedule(scales, encoder_rates, decoder_rates, std::min(sets.size(), drawn.size()));
+    const cpu::Kernels& kernels = chosen(lanes);
+    nb::gil_scoped_release release;
+    cpu::train_points(training, schedule, kernels, threads);
 }
 
 Index multiply_adds(const std::string& lanes, Index rounds, int threads) {
@@ -381,7 +432,89 @@ void copy(Array<const float> values, Array<float> out, int threads) {
     cpu::copy(values.data(), out.data(), count, threads);
 }
 
+// --- isosurfaces ---
+
+isosurface::Blocks read_blocks(const Array<const float>& values, const Array<const int>& neighbours) {
+    const Index count = static_cast<Index>(values.size()) / isosurface::POINTS;
+    require(static_cast<Index>(values.size()) == count * isosurface::POINTS, "values must be [blocks, 8, 8, 8]");
+    require(static_cast<Index>(neighbours.size()) == count * isosurface::NEIGHBOURS, "neighbours must be [blocks, 27]");
+    require(count <= 0x7fffffff / (3 * isosurface::POINTS), "there are too many blocks");
+    for (std::size_t i = 0; i < neighbours.size(); ++i) {
+        const int other = neighbours.data()[i];
+        require(-1 <= other && other < count, "neighbours must be -1 to blocks - 1");
+    }
+    return {values.data(), neighbours.data(), count};
+}
+
+isosurface::Range read_range(const isosurface::Blocks& blocks, Index carried, Index whole) {
+    require(0 <= carried && carried <= blocks.count && 0 <= whole && whole <= blocks.count, "carried and whole must be 0 to blocks");
+    return {carried, whole};
+}
+
+isosurface::Table read_table(const Array<const signed char>& table, const Array<const int>& starts) {
+    require(table.ndim() == 3 && table.shape(0) == isosurface::CASES && table.shape(2) == 3, "the table must be [256, most, 3]");
+    require(starts.ndim() == 2 && starts.shape(0) == 2 && starts.shape(1) == 12, "starts must be [2, 12]");
+    for (std::size_t i = 0; i < table.size(); ++i) require(table.data()[i] < 12, "a cell has 12 edges");
+    for (int i = 0; i < 12; ++i) {
+        require(0 <= starts.data()[i] && starts.data()[i] < 8, "a cell has 8 corners");
+        require(0 <= starts.data()[12 + i] && starts.data()[12 + i] < 3, "a cell has 3 axes");
+    }
+    return {table.data(), static_cast<int>(table.shape(1)), starts.data(), starts.data() + 12};
+}
+
+// Offsets are the running sums of what was counted, from zero to `total`.
+void require_offsets(const Array<const Index>& offsets, Index blocks, Index total) {
+    const Index* sums = offsets.data();
+    const bool fits = static_cast<Index>(offsets.size()) == blocks + 1 && sums[0] == 0 && sums[blocks] == total;
+    require(fits && std::is_sorted(sums, sums + blocks + 1), "offsets must be running sums up to the result's length");
+}
+
+void count_crossings(Array<const float> values, Array<const int> neighbours, Index carried, Index whole, Array<int> counts, int threads) {
+    const auto blocks = read_blocks(values, neighbours);
+    const auto range = read_range(blocks, carried, whole);
+    require(static_cast<Index>(counts.size()) == blocks.count, RESULT);
+    nb::gil_scoped_release release;
+    isosurface::count_crossings(blocks, range, counts.data(), threads);
+}
+
+void cross_edges(Array<const float> values, Array<const int> neighbours, Array<const int> corners, double spacing,
+                 double closest, double farthest, Index carried, Index whole, Array<const Index> offsets, Array<float> vertices,
+                 Array<float> normals, Array<int> edges, Array<float> spans, int threads) {
+    const auto blocks = read_blocks(values, neighbours);
+    const auto range = read_range(blocks, carried, whole);
+    require(static_cast<Index>(corners.size()) == 3 * blocks.count, "corners must be [blocks, 3]");
+    require_offsets(offsets, blocks.count, edges.size());
+    require(vertices.size() == 3 * edges.size() && normals.size() == vertices.size() && spans.size() == edges.size(), RESULT);
+    const isosurface::Crossings out{vertices.data(), normals.data(), edges.data(), spans.data()};
+    nb::gil_scoped_release release;
+    isosurface::cross_edges(blocks, range, corners.data(), spacing, closest, farthest, offsets.data(), out, threads);
+}
+
+void count_triangles(Array<const float> values, Array<const int> neighbours, Index whole, Array<const signed char> table,
+                     Array<const int> starts, Array<int> counts, int threads) {
+    const auto blocks = read_blocks(values, neighbours);
+    read_range(blocks, 0, whole);
+    const auto cases = read_table(table, starts);
+    require(static_cast<Index>(counts.size()) == whole, RESULT);
+    nb::gil_scoped_release release;
+    isosurface::count_triangles(blocks, whole, cases, counts.data(), threads);
+}
+
+void triangles(Array<const float> values, Array<const int> neighbours, Array<const int> numbers, Index whole,
+               Array<const signed char> table, Array<const int> starts, Array<const Index> offsets, Array<int> faces,
+               int threads) {
+    const auto blocks = read_blocks(values, neighbours);
+    read_range(blocks, 0, whole);
+    const auto cases = read_table(table, starts);
+    require(static_cast<Index>(numbers.size()) == 3 * static_cast<Index>(values.size()), "numbers must be [blocks, 8, 8, 8, 3]");
+    require_offsets(offsets, whole, faces.size() / 3);
+    nb::gil_scoped_release release;
+    isosurface::triangles(blocks, whole, numbers.data(), cases, offsets.data(), faces.data(), threads);
+}
+
 }  // namespace
+
+void register_triangles(nb::module_& module);  // triangles_bindings.cpp
 
 NB_MODULE(_native, module) {
     module.doc() = "CPU kernels of Acorn. Use them through acorn_svc.field.ops.";
@@ -410,8 +543,25 @@ NB_MODULE(_native, module) {
                "drawn"_a.noconvert(), "pyramid"_a, "patches"_a, "coarse_patches"_a, "seed"_a, "scales"_a.noconvert(),
                "encoder_rates"_a.noconvert(), "decoder_rates"_a.noconvert(), "errors"_a.noconvert(), "lanes"_a,
                "threads"_a);
+    module.def("train_points", &train_points, "geometry"_a, "parameters"_a, "first"_a, "second"_a, "last"_a.noconvert(),
+               "gradient"_a.noconvert(), "encoder_steps"_a.noconvert(), "decoder_steps"_a.noconvert(),
+               "drawn"_a.noconvert(), "samples"_a, "runs"_a, "coarse_runs"_a, "seed"_a, "loss"_a, "scales"_a.noconvert(),
+               "encoder_rates"_a.noconvert(), "decoder_rates"_a.noconvert(), "errors"_a.noconvert(), "lanes"_a,
+               "threads"_a);
     module.def("multiply_adds", &multiply_adds, "lanes"_a, "rounds"_a, "threads"_a,
                "Does nothing but multiply-adds, for benchmarks; returns how many.");
     module.def("copy", &copy, "values"_a.noconvert(), "out"_a.noconvert(), "threads"_a,
                "Copies, for benchmarks of the memory.");
+    register_triangles(module);
+
+    module.def("count_crossings", &count_crossings, "values"_a.noconvert(), "neighbours"_a.noconvert(), "carried"_a,
+               "whole"_a, "counts"_a.noconvert(), "threads"_a);
+    module.def("cross_edges", &cross_edges, "values"_a.noconvert(), "neighbours"_a.noconvert(), "corners"_a.noconvert(),
+               "spacing"_a, "closest"_a, "farthest"_a, "carried"_a, "whole"_a, "offsets"_a.noconvert(),
+               "vertices"_a.noconvert(), "normals"_a.noconvert(), "edges"_a.noconvert(), "spans"_a.noconvert(), "threads"_a);
+    module.def("count_triangles", &count_triangles, "values"_a.noconvert(), "neighbours"_a.noconvert(), "whole"_a,
+               "table"_a.noconvert(), "starts"_a.noconvert(), "counts"_a.noconvert(), "threads"_a);
+    module.def("triangles", &triangles, "values"_a.noconvert(), "neighbours"_a.noconvert(), "numbers"_a.noconvert(),
+               "whole"_a, "table"_a.noconvert(), "starts"_a.noconvert(), "offsets"_a.noconvert(), "faces"_a.noconvert(),
+               "threads"_a);
 }

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cmath>
 #include <cstdint>
+#include <utility>
 
 #include "threads.h"
 
@@ -111,104 +112,74 @@ void read_truth(const Image& image, const Index* corner, float* truth, float* we
     }
 }
 
-constexpr int PIXELS = patch_pixels(2);
-constexpr int PATCHES = TILE / PIXELS;
+// What tiles learn from: patches of a picture, drawn in a random order without repeats.
+class PicturePatches {
+    static constexpr int PIXELS = patch_pixels(2);
+    static constexpr int PATCHES = TILE / PIXELS;
 
-// One step's work: which patches, and what each tile of them found.
-class Step {
    public:
-    Step(const Training& training, const Kernels& kernels)
-        : training_(training), kernels_(kernels) {}
+    PicturePatches(const Training& training, const Kernels& kernels) : training_(training), kernels_(kernels) {}
 
-    // Before the threads start on a step: `number` counts the steps of this call.
-    void begin(const Schedule& schedule, int number) {
-        scale_ = schedule.scales[number];
-        encoder_rate_ = schedule.encoder_rates[number];
-        decoder_rate_ = schedule.decoder_rates[number];
-        const Image& image = training_.pyramid[scale_];
-        across_ = (image.width + PATCH_SIDE - 1) / PATCH_SIDE;
-        available_ = across_ * ((image.height + PATCH_SIDE - 1) / PATCH_SIDE);
-        const Index wanted = scale_ ? training_.coarse_patches : training_.patches;
-        patches_ = static_cast<int>(std::min(wanted, 2 * available_));
-        tiles_ = (patches_ + PATCHES - 1) / PATCHES;
-        decoder_ = decoder_at(scale_);
-        view_ = training_.view;
-        view_.scale = scale_;
-        if (static_cast<int>(entries_.size()) < tiles_) entries_.resize(tiles_);
-        gradients_.resize(static_cast<std::size_t>(tiles_) * decoder_.parameters());
-        squares_.resize(patches_);
-        pixel_counts_.resize(patches_);
-        leaves_.resize(patches_);
-        *training_.encoder_steps += 1;
-        training_.decoder_steps[scale_] += 1;
-        next_ = 0;
-    }
-
-    void learn() {
-        Batch batch, coming;
-        begin(coming);
-        while (coming.tile < tiles_) {
-            std::swap(batch, coming);
-            begin(coming);  // its pixels arrive while this one is worked on
-            learn(batch);
-        }
-    }
-
-    void update(int thread, int threads) {
-        kernels_.update_rows(view_, training_.table, entries_.data(), tiles_, thread, threads, *training_.encoder_steps, encoder_rate_);
-        if (thread != threads - 1) return;
-        update_decoder();
-        if (scale_ == 0) record();
-        training_.drawn[scale_] += patches_;
-    }
-
-   private:
-    // The patches of one tile.
+    // The samples of one tile.
     struct Batch {
-        int tile, first, count;
+        int first, count;
         Index corners[2 * PATCHES];
     };
 
-    void begin(Batch& batch) {
-        batch.tile = next_.fetch_add(1);
-        batch.first = batch.tile * PATCHES;
+    // Before a step: returns how many tiles it has.
+    int begin(int scale) {
+        scale_ = scale;
+        const Image& image = training_.pyramid[scale];
+        across_ = (image.width + PATCH_SIDE - 1) / PATCH_SIDE;
+        available_ = across_ * ((image.height + PATCH_SIDE - 1) / PATCH_SIDE);
+        const Index wanted = scale ? training_.coarse_patches : training_.patches;
+        patches_ = static_cast<int>(std::min(wanted, 2 * available_));
+        squares_.resize(patches_);
+        pixel_counts_.resize(patches_);
+        leaves_.resize(patches_);
+        return (patches_ + PATCHES - 1) / PATCHES;
+    }
+
+    // Chooses the patches of a tile, and asks for their memory.
+    void draw(int tile, Batch& batch) const {
+        batch.first = tile * PATCHES;
         batch.count = std::min(PATCHES, patches_ - batch.first);
         for (int p = 0; p < batch.count; ++p) {
-            draw(batch.first + p, batch.corners + 2 * p);
+            place(batch.first + p, batch.corners + 2 * p);
             prefetch(training_.pyramid[scale_], batch.corners + 2 * p);
         }
     }
 
-    void learn(const Batch& batch) {
-        const int channels = decoder_.outputs();
+    void learn(const View& view, const Decoder& decoder, const Batch& batch, Entries& entries, float* parameters_gradient) {
+        const int channels = decoder.outputs();
         float truth[TILE * 4], weights[TILE];
         for (int p = 0; p < batch.count; ++p) {
             const Index* corner = batch.corners + 2 * p;
             float* weight = weights + p * PIXELS;
             read_truth(training_.pyramid[scale_], corner, truth + p * PIXELS * channels, weight);
-            const Index block[2] = {(corner[0] << scale_) >> view_.geometry.cell_shift,
-                                    (corner[1] << scale_) >> view_.geometry.cell_shift};
-            leaves_[batch.first + p] = leaf_at<2>(view_.geometry, block);
+            const Index block[2] = {(corner[0] << scale_) >> view.geometry.cell_shift,
+                                    (corner[1] << scale_) >> view.geometry.cell_shift};
+            leaves_[batch.first + p] = leaf_at<2>(view.geometry, block);
             pixel_counts_[batch.first + p] = static_cast<int>(std::count(weight, weight + PIXELS, 1.0f));
         }
         const float factor = 2.0f / static_cast<float>(patches_ * PIXELS * channels);
-        float* gradient = gradients_.data() + static_cast<std::size_t>(batch.tile) * decoder_.parameters();
-        kernels_.learn_tile(view_, decoder_, batch.corners, batch.count, truth, weights, factor, entries_[batch.tile],
-                            gradient, squares_.data() + batch.first);
+        kernels_.learn_tile(view, decoder, batch.corners, batch.count, truth, weights, factor, entries,
+                            parameters_gradient, squares_.data() + batch.first);
     }
 
-    Decoder decoder_at(int scale) const {
-        Decoder decoder{};
-        decoder.count = training_.layers;
-        for (int i = 0; i < decoder.count; ++i) {
-            const TrainedLayer& layer = training_.decoder[i];
-            const Index size = static_cast<Index>(layer.inputs) * layer.outputs;
-            decoder.layers[i] = {layer.weight[0] + scale * size, layer.bias[0] + static_cast<Index>(scale) * layer.outputs, layer.inputs, layer.outputs};
+    // After all tiles: the errors at full size, and how far the order has come.
+    void finish() {
+        training_.drawn[scale_] += patches_;
+        if (scale_) return;
+        const int nodes = training_.view.geometry.nodes;
+        for (int p = 0; p < patches_; ++p) {
+            training_.errors[leaves_[p]] += squares_[p];
+            training_.errors[nodes + leaves_[p]] += pixel_counts_[p];
         }
-        return decoder;
     }
 
-    void draw(int number, Index* corner) const {
+   private:
+    void place(int number, Index* corner) const {
         const unsigned long long all = training_.drawn[scale_] + number;
         const unsigned long long key = mix(mix(mix(training_.seed) + scale_) + all / available_);
         const Index place = static_cast<Index>(shuffled(all % available_, available_, key));
@@ -216,71 +187,230 @@ class Step {
         corner[1] = place / across_ * PATCH_SIDE;
     }
 
-    // Adam (Kingma and Ba 2015) on the sum of all tiles' gradients.
-    void update_decoder() {
-        const int parameters = decoder_.parameters();
-        float* total = gradients_.data();
+    const Training& training_;
+    const Kernels& kernels_;
+    int scale_ = 0, patches_ = 0;
+    Index across_ = 1, available_ = 1;
+    std::vector<double> squares_;
+    std::vector<int> pixel_counts_, leaves_;
+};
+
+// What a tile learns from: 8 runs of points that lie near each other, drawn in a random order without repeats.
+class PointRuns {
+    static constexpr int RUNS = TILE / RUN;
+
+   public:
+    PointRuns(const Training& training, const Kernels& kernels) : training_(training), kernels_(kernels) {}
+
+    struct Batch {
+        int first, count;
+        Index starts[RUNS];
+    };
+
+    int begin(int scale) {
+        scale_ = scale;
+        available_ = training_.samples[scale].count / RUN;
+        const Index wanted = scale ? training_.coarse_patches : training_.patches;
+        runs_ = static_cast<int>(std::min(wanted, 2 * available_));
+        errors_.resize(Index{runs_} * RUN);
+        leaves_.resize(Index{runs_} * RUN);
+        return (runs_ + RUNS - 1) / RUNS;
+    }
+
+    void draw(int tile, Batch& batch) const {
+        const Samples& samples = training_.samples[scale_];
+        batch.first = tile * RUNS;
+        batch.count = std::min(RUNS, runs_ - batch.first);
+        for (int r = 0; r < batch.count; ++r) {
+            const Index start = place(batch.first + r) * RUN;
+            batch.starts[r] = start;
+            prefetch(samples.positions + start * dimension(), dimension());
+            prefetch(samples.truth + start * outputs(), outputs());
+        }
+    }
+
+    void learn(const View& view, const Decoder& decoder, const Batch& batch, Entries& entries, float* parameters_gradient) {
+        const Samples& samples = training_.samples[scale_];
+        float positions[TILE * 3], truth[TILE * 4];
+        for (int r = 0; r < batch.count; ++r) {
+            gather(samples.positions, batch.starts[r], dimension(), positions + r * RUN * dimension());
+            gather(samples.truth, batch.starts[r], outputs(), truth + r * RUN * outputs());
+        }
+        const Index first = Index{batch.first} * RUN;
+        kernels_.learn_points_tile(view, decoder, positions, batch.count * RUN, truth, training_.loss,
+                                   1.0f / static_cast<float>(runs_ * RUN), entries, parameters_gradient,
+                                   errors_.data() + first, leaves_.data() + first);
+    }
+
+    void finish() {
+        training_.drawn[scale_] += runs_;
+        if (scale_) return;
+        const int nodes = training_.view.geometry.nodes;
+        for (std::size_t i = 0; i < errors_.size(); ++i) {
+            training_.errors[leaves_[i]] += errors_[i];
+            training_.errors[nodes + leaves_[i]] += 1;
+        }
+    }
+
+   private:
+    int dimension() const { return training_.view.dimension; }
+    int outputs() const { return training_.decoder[training_.layers - 1].outputs; }
+
+    Index place(int number) const {
+        const unsigned long long all = training_.drawn[scale_] + number;
+        const unsigned long long key = mix(mix(mix(training_.seed) + scale_) + all / available_);
+        return static_cast<Index>(shuffled(all % available_, available_, key));
+    }
+
+    static void gather(const float* all, Index start, int columns, float* out) {
+        std::copy_n(all + start * columns, RUN * columns, out);
+    }
+
+    // Asks for the memory of a run.
+    static void prefetch(const float* rows, int columns) {
+        for (int i = 0; i < RUN * columns; i += 16) __builtin_prefetch(rows + i);
+    }
+
+    const Training& training_;
+    const Kernels& kernels_;
+    int scale_ = 0, runs_ = 0;
+    Index available_ = 1;
+    std::vector<double> errors_;
+    std::vector<int> leaves_;
+};
+
+// One step after the other: threads take a step's tiles in turns, then each moves a part of the features and of the
+// decoder. What a tile learns from is the affair of Samples, as PicturePatches.
+template <class Samples>
+class Step {
+   public:
+    Step(const Training& training, const Schedule& schedule, const Kernels& kernels)
+        : training_(training), schedule_(schedule), kernels_(kernels), samples_(training, kernels), view_(training.view) {}
+
+    // By one thread, before all start on the next step, if there is one.
+    void begin() {
+        if (++number_ >= schedule_.steps) return;
+        scale_ = schedule_.scales[number_];
+        encoder_rate_ = schedule_.encoder_rates[number_];
+        decoder_rate_ = schedule_.decoder_rates[number_];
+        tiles_ = samples_.begin(scale_);
+        decoder_ = decoder_at(scale_);
+        view_.scale = scale_;
+        if (static_cast<int>(entries_.size()) < tiles_) entries_.resize(tiles_);
+        gradients_.resize(static_cast<std::size_t>(tiles_) * decoder_.parameters());
+        *training_.encoder_steps += 1;
+        training_.decoder_steps[scale_] += 1;
+        next_ = 0;
+    }
+
+    void learn() {
+        Batch batch, coming;
+        int next = draw(coming);
+        while (next < tiles_) {
+            std::swap(batch, coming);
+            const int tile = std::exchange(next, draw(coming));  // its samples arrive while this tile is worked on
+            samples_.learn(view_, decoder_, batch, entries_[tile], gradient_of(tile));
+        }
+    }
+
+    // Once all tiles are learned: what is the part of one of so many threads.
+    void update(int part, int parts) {
+        update_decoder(part, parts);
+        kernels_.update_rows(view_, training_.table, entries_.data(), tiles_, part, parts, *training_.encoder_steps, encoder_rate_);
+        if (part == parts - 1) samples_.finish();
+    }
+
+   private:
+    using Batch = typename Samples::Batch;
+
+    int draw(Batch& batch) {
+        const int tile = next_.fetch_add(1);
+        if (tile < tiles_) samples_.draw(tile, batch);
+        return tile;
+    }
+
+    float* gradient_of(int tile) { return gradients_.data() + static_cast<std::size_t>(tile) * decoder_.parameters(); }
+
+    Decoder decoder_at(int scale) const {
+        Decoder decoder{};
+        decoder.count = training_.layers;
+        for (int i = 0; i < decoder.count; ++i) {
+            const TrainedLayer& layer = training_.decoder[i];
+            decoder.layers[i] = {layer.weight[0] + scale * weights_of(layer), layer.bias[0] + Index{scale} * layer.outputs, layer.inputs, layer.outputs};
+        }
+        return decoder;
+    }
+
+    static Index weights_of(const TrainedLayer& layer) { return Index{layer.inputs} * layer.outputs; }
+
+    // Adam (Kingma and Ba 2015) on the sum of all tiles' gradients, for a part of the parameters.
+    void update_decoder(int part, int parts) {
+        const Index parameters = decoder_.parameters();
+        const Index begin = parameters * part / parts, end = parameters * (part + 1) / parts;
+        float* total = gradient_of(0);
         for (int tile = 1; tile < tiles_; ++tile) {
-            const float* part = gradients_.data() + static_cast<std::size_t>(tile) * parameters;
-            for (int i = 0; i < parameters; ++i) total[i] += part[i];
+            const float* gradient = gradient_of(tile);
+            for (Index i = begin; i < end; ++i) total[i] += gradient[i];
         }
         const float count = training_.decoder_steps[scale_];
         const float rate = decoder_rate_ / (1.0f - std::pow(MOMENTUM, count));
         const float unbias = 1.0f / std::sqrt(1.0f - std::pow(DECAY, count));
+        Index first = 0;  // of the array's parameters, among all
+        const auto update = [&](float* const (&state)[3], Index size) {
+            const Index from = std::max(begin, first), to = std::min(end, first + size), offset = scale_ * size - first;
+            if (from < to) adam(state, offset + from, to - from, total + from, rate, unbias);
+            first += size;
+        };
         for (int i = 0; i < decoder_.count; ++i) {
-            const TrainedLayer& layer = training_.decoder[i];
-            const Index size = static_cast<Index>(layer.inputs) * layer.outputs;
-            total = adam(layer.weight, scale_ * size, size, total, rate, unbias);
-            total = adam(layer.bias, static_cast<Index>(scale_) * layer.outputs, layer.outputs, total, rate, unbias);
+            update(training_.decoder[i].weight, weights_of(training_.decoder[i]));
+            update(training_.decoder[i].bias, training_.decoder[i].outputs);
         }
     }
 
-    static float* adam(float* const (&state)[3], Index offset, Index size, float* gradient, float rate, float unbias) {
+    static void adam(float* const (&state)[3], Index offset, Index size, const float* gradient, float rate, float unbias) {
         float *value = state[0] + offset, *first = state[1] + offset, *second = state[2] + offset;
         for (Index i = 0; i < size; ++i) {
             first[i] = MOMENTUM * first[i] + (1.0f - MOMENTUM) * gradient[i];
             second[i] = DECAY * second[i] + (1.0f - DECAY) * gradient[i] * gradient[i];
             value[i] -= rate * first[i] / (std::sqrt(second[i]) * unbias + EPSILON);
         }
-        return gradient + size;
-    }
-
-    void record() {
-        const int nodes = view_.geometry.nodes;
-        for (int p = 0; p < patches_; ++p) {
-            training_.errors[leaves_[p]] += squares_[p];
-            training_.errors[nodes + leaves_[p]] += pixel_counts_[p];
-        }
     }
 
     const Training& training_;
+    const Schedule& schedule_;
     const Kernels& kernels_;
-    int scale_ = 0, patches_ = 0, tiles_ = 0;
+    Samples samples_;
+    int number_ = -1, scale_ = 0, tiles_ = 0;
     float encoder_rate_ = 0, decoder_rate_ = 0;
-    Index across_ = 1, available_ = 1;
     Decoder decoder_{};
-    View view_{};
-    std::atomic<int> next_{0};
+    View view_;
     std::vector<Entries> entries_;
     std::vector<float> gradients_;
-    std::vector<double> squares_;
-    std::vector<int> pixel_counts_, leaves_;
+    alignas(64) std::atomic<int> next_{0};  // on a line of its own: all threads write to it
 };
+
+template <class Samples>
+void train_on(const Training& training, const Schedule& schedule, const Kernels& kernels, int threads) {
+    Step<Samples> step(training, schedule, kernels);
+    step.begin();
+    together(threads, [&](int thread, Meeting& meeting) {
+        for (int number = 0; number < schedule.steps; ++number) {
+            step.learn();
+            meeting.wait();
+            step.update(thread, meeting.count());
+            meeting.wait([&] { step.begin(); });
+        }
+    });
+}
 
 }  // namespace
 
 void train(const Training& training, const Schedule& schedule, const Kernels& kernels, int threads) {
-    Step step(training, kernels);
-    together(threads, [&](int thread, Meeting& meeting) {
-        for (int number = 0; number < schedule.steps; ++number) {
-            if (thread == 0) step.begin(schedule, number);
-            meeting.wait();
-            step.learn();
-            meeting.wait();
-            step.update(thread, meeting.count());
-            meeting.wait();
-        }
-    });
+    train_on<PicturePatches>(training, schedule, kernels, threads);
+}
+
+void train_points(const Training& training, const Schedule& schedule, const Kernels& kernels, int threads) {
+    train_on<PointRuns>(training, schedule, kernels, threads);
 }
 
 }  // namespace acorn::cpu

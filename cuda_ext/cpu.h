@@ -56,6 +56,16 @@ struct Image {
     int width, height, channels;
 };
 
+// What points are learned by; see acorn_svc/field/ops/points.py.
+enum class Loss { DISTANCE, OCCUPANCY };
+
+// Points with the truth about them.
+struct Samples {
+    const float* positions;  // [count, dimension]
+    const float* truth;      // [count, outputs]
+    Index count;
+};
+
 // A rectangle of a picture that is rendered: pixels of the view's scale.
 struct Canvas {
     void* pixels;  // [height, width, channels]
@@ -98,6 +108,9 @@ struct Kernels {
     // `squares` [patches].
     void (*learn_tile)(const View&, const Decoder&, const Index* corners, Index patches, const float* truth,
                        const float* weights, float factor, Entries&, float* parameters_gradient, double* squares);
+    // The same for points that lie near each other: `truth` [count, outputs]; `errors` and `leaves` [count].
+    void (*learn_points_tile)(const View&, const Decoder&, const float* positions, int count, const float* truth, Loss,
+                              float factor, Entries&, float* parameters_gradient, double* errors, int* leaves);
     void (*update_rows)(const View&, const Table&, const Entries*, int tiles, int part, int parts, float step, float rate);
 };
 
@@ -124,13 +137,15 @@ struct Training {
     Table table;
     TrainedLayer decoder[MAX_LAYERS];
     int layers;
-    const Image* pyramid;   // of each scale
-    int patches, coarse_patches;
+    const Image* pyramid;    // of each scale, when pictures are learned
+    const Samples* samples;  // of each scale, when points are learned
+    Loss loss;
+    int patches, coarse_patches;  // or runs of points, for a step
     unsigned long long seed;
-    long long* drawn;       // [scales], patches so far
+    long long* drawn;       // [scales], patches or runs so far
     float* encoder_steps;   // [1]
     float* decoder_steps;   // [scales]
-    double* errors;         // [2, nodes]: squared error and pixels of each leaf, at full size
+    double* errors;         // [2, nodes]: error and count of what was seen of each leaf, at full size
 };
 
 struct Schedule {
@@ -140,8 +155,9 @@ struct Schedule {
     int steps;
 };
 
-// The fused training step, so many times.
+// The fused training step, so many times: from patches of a picture, or from points.
 void train(const Training&, const Schedule&, const Kernels&, int threads);
+void train_points(const Training&, const Schedule&, const Kernels&, int threads);
 
 // For benchmarks: so many rounds of multiply-adds on each thread, and a copy. Returns the multiply-adds done.
 Index multiply_adds(const Kernels&, Index rounds, int threads);

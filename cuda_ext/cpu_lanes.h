@@ -651,6 +651,142 @@ class PointReader {
     int level_;
 };
 
+// Reads the features of points that lie near each other: while they stay in a cell, it is read once.
+template <int D, int CH>
+class NearPoints {
+   public:
+    static constexpr int CORNERS = 1 << D;
+
+    // Finds the rows of the features that `count` points read, CORNERS for each cell, and asks for their memory.
+    void find(const View& view, const float* positions, int count, std::vector<int>& rows, int* leaves) {
+        const Geometry& geometry = view.geometry;
+        view_ = &view;
+        count_ = count;
+        level_ = geometry.depth - view.scale;
+        cells_.resize(count * (level_ + 1));
+        fractions_.resize(count * (level_ + 1) * D);
+        rows.clear();
+        int offsets[CORNERS];
+        for (int c = 0; c < CORNERS; ++c) offsets[c] = vertex_offset<D>(geometry, c);
+        Index latest[64];
+        int number[64];
+        std::fill(latest, latest + level_ + 1, -1);
+        int* cell = cells_.data();
+        float* fraction = fractions_.data();
+        for (int s = 0; s < count; ++s) {
+            double position[D];
+            Index block[D];
+            for (int axis = 0; axis < D; ++axis) {
+                const double far = static_cast<double>(Index{geometry.extent[axis]} << geometry.cell_shift);
+                position[axis] = std::min(std::max(0.0, static_cast<double>(positions[s * D + axis])), std::nextafter(far, 0.0));
+                block[axis] = static_cast<Index>(position[axis]) >> geometry.cell_shift;
+            }
+            leaves[s] = leaf_at<D>(geometry, block);
+            const int* ancestors = geometry.ancestors + Index{leaves[s]} * (geometry.depth + 1);
+            for (int up = 0; up <= level_; ++up, ++cell, fraction += D) {
+                const int node = ancestors[level_ - up];
+                if (node == geometry.nodes) {
+                    *cell = -1;
+                    continue;
+                }
+                Index place[D];
+                const double side = 1.0 / static_cast<double>(Index{1} << (up + view.scale));
+                for (int axis = 0; axis < D; ++axis) {
+                    const double at = position[axis] * side;
+                    place[axis] = static_cast<Index>(at);
+                    fraction[axis] = static_cast<float>(at - static_cast<double>(place[axis]));
+                }
+                const Index base = vertex_index<D>(geometry, node, place);
+                if (base != latest[up]) {
+                    latest[up] = base;
+                    number[up] = static_cast<int>(rows.size()) / CORNERS;
+                    for (int c = 0; c < CORNERS; ++c) {
+                        rows.push_back(geometry.table[base + offsets[c]]);
+                        __builtin_prefetch(view.features + Index{rows.back()} * CH);
+                    }
+                }
+                *cell = number[up];
+            }
+        }
+    }
+
+    void forward(const std::vector<int>& rows, float* tile) {
+        values_.resize(rows.size() * CH);
+        for (std::size_t i = 0; i < rows.size(); ++i) std::memcpy(values_.data() + i * CH, view_->features + Index{rows[i]} * CH, sizeof(float) * CH);
+        const int* cell = cells_.data();
+        const float* fraction = fractions_.data();
+        for (int s = 0; s < count_; ++s) {
+            float slots[SLOTS][CH] = {};
+            for (int up = 0; up <= level_; ++up, ++cell, fraction += D) {
+                if (*cell >= 0) interpolate(values_.data() + *cell * CORNERS * CH, fraction, slots[std::min(up, DIRECT_SLOTS)]);
+            }
+            for (int k = 0; k < SLOTS * CH; ++k) tile[k * PITCH + s] = slots[k / CH][k % CH];
+        }
+    }
+
+    // The gradient of the features of the rows found, in their order.
+    void backward(const float* tile, std::size_t rows, std::vector<float>& gradients) const {
+        gradients.assign(rows * CH, 0.0f);
+        const int* cell = cells_.data();
+        const float* fraction = fractions_.data();
+        for (int s = 0; s < count_; ++s) {
+            float slots[SLOTS][CH];
+            for (int k = 0; k < SLOTS * CH; ++k) slots[k / CH][k % CH] = tile[k * PITCH + s];
+            for (int up = 0; up <= level_; ++up, ++cell, fraction += D) {
+                if (*cell >= 0) spread_to_corners(slots[std::min(up, DIRECT_SLOTS)], fraction, gradients.data() + *cell * CORNERS * CH);
+            }
+        }
+    }
+
+   private:
+    // Axis by axis, the last one first: the corners of its two ends lie side by side.
+    ACORN_INLINE void interpolate(const float* corners, const float* fraction, float* sum) {
+        float line[CORNERS * CH];
+        std::memcpy(line, corners, sizeof(line));
+        for (int axis = D - 1; axis >= 0; --axis) {
+            const int half = (1 << axis) * CH;
+            for (int i = 0; i < half; ++i) line[i] += (line[half + i] - line[i]) * fraction[axis];
+        }
+        for (int c = 0; c < CH; ++c) sum[c] += line[c];
+    }
+
+    // The adjoint.
+    ACORN_INLINE void spread_to_corners(const float* gradient, const float* fraction, float* corners) {
+        float line[CORNERS * CH];
+        for (int c = 0; c < CH; ++c) line[c] = gradient[c];
+        for (int axis = 0; axis < D; ++axis) {
+            const int half = (1 << axis) * CH;
+            for (int i = 0; i < half; ++i) {
+                line[half + i] = line[i] * fraction[axis];
+                line[i] -= line[half + i];
+            }
+        }
+        for (int i = 0; i < CORNERS * CH; ++i) corners[i] += line[i];
+    }
+
+    const View* view_ = nullptr;
+    int count_ = 0, level_ = 0;
+    std::vector<int> cells_;        // [count, levels], -1 where there is none
+    std::vector<float> fractions_;  // [count, levels, D], place within the cell
+    std::vector<float> values_;     // [rows, CH]
+};
+
+// What a point adds to the loss, and the gradient of one output.
+struct PointError {
+    float error, slope;
+};
+
+ACORN_INLINE PointError point_error(Loss loss, int channel, float output, float truth) {
+    if (loss == Loss::OCCUPANCY && channel == 0) {
+        const float side = truth < 0 ? -1.0f : 1.0f, margin = side * output;
+        return {std::max(-margin, 0.0f) + std::log1p(std::exp(-std::fabs(margin))), -side / (1.0f + std::exp(margin))};
+    }
+    const float difference = output - truth;
+    const bool saturated = channel == 0 && loss == Loss::DISTANCE && std::fabs(truth) >= 1.0f && difference * truth > 0.0f;
+    if (saturated || difference == 0.0f) return {0.0f, 0.0f};
+    return {std::fabs(difference), difference > 0.0f ? 1.0f : -1.0f};
+}
+
 // --- entry points ---
 
 // The tile's rows as samples [count, rows], and the other way.
@@ -699,8 +835,19 @@ class Few {
     std::size_t count_ = 0;
 };
 
+// A row that a step touches, and how many steps before that it was touched last.
+struct Touched {
+    int row, gap;
+};
+
 // Rows of one cache line: threads that share a table must not share lines.
 constexpr int ROWS_TOGETHER = 16;
+
+// Whose a row is, of so many: lines are scattered evenly, by a product, which costs less than a remainder.
+ACORN_INLINE int part_of(int row, int parts) {
+    const std::uint32_t scattered = static_cast<std::uint32_t>(row / ROWS_TOGETHER) * 2654435769u;  // 2**32 / golden ratio
+    return static_cast<int>(static_cast<std::uint64_t>(scattered) * static_cast<std::uint32_t>(parts) >> 32);
+}
 
 // Row of a tile that holds pixel (x, y) of a square of 16 pixels.
 constexpr int pixel_row(int x, int y) { return (y / 4 * 4 + x / 4) * 16 + y % 4 * 4 + x % 4; }
@@ -875,45 +1022,105 @@ struct Reading {
         read.backward(tile.inputs_gradient(), entries.gradients.data());
     }
 
-    // The row that will soon be worked on.
-    static Index ahead(const Entries& entries, int i) { return entries.rows[std::min(i + ROWS_AHEAD, entries.count - 1)]; }
-
-    // Adds what `part` of `parts` of the rows has learned in this step, and moves those rows.
-    static void update_rows(const Table& table, const Entries* tiles, int count, int part, int parts, float step,
-                            float rate) {
-        const auto mine = [=](int row) { return row && (parts == 1 || row / ROWS_TOGETHER % parts == part); };
-        for (int t = 0; t < count; ++t) {
-            const int* rows = tiles[t].rows.data();
-            for (int i = 0; i < tiles[t].count; ++i) {
-                prefetch(table.gradient + ahead(tiles[t], i) * CH);
-                if (!mine(rows[i])) continue;
-                const Row<CH> before = read_row<CH>(table.gradient, rows[i]);
-                write_row<CH>(table.gradient, rows[i], before + read_row<CH>(tiles[t].gradients.data(), i));
+    static void learn_points_tile(const View& view, const Decoder& decoder, const float* positions, int count,
+                                  const float* truth, Loss loss, float factor, Entries& entries,
+                                  float* parameters_gradient, double* errors, int* leaves) {
+        thread_local NearPoints<D, CH> points;
+        const Tile tile(decoder);
+        const int channels = decoder.outputs();
+        points.find(view, positions, count, entries.rows, leaves);
+        entries.count = static_cast<int>(entries.rows.size());
+        points.forward(entries.rows, tile.inputs());
+        tile.forward(count);
+        std::fill(errors, errors + count, 0.0);
+        for (int c = 0; c < channels; ++c) {
+            for (int s = 0; s < count; ++s) {
+                const PointError found = point_error(loss, c, tile.outputs()[c * PITCH + s], truth[s * channels + c]);
+                errors[s] += found.error;
+                tile.outputs_gradient()[c * PITCH + s] = factor * found.slope;
             }
         }
+        tile.backward(count, parameters_gradient);
+        points.backward(tile.inputs_gradient(), entries.rows.size(), entries.gradients);
+    }
+
+    // The numbers of a tile's entries that concern `part` of `parts` of the rows, and the last one ROWS_AHEAD times
+    // more; returns how many there are. Without branches: there is no telling whose the next one is.
+    static int find_own(const int* rows, int count, int part, int parts, int* own) {
+        int found = 0;
+        const auto choose = [&](auto mine) {
+            for (int i = 0; i < count; ++i) {
+                own[found] = i;
+                found += mine(rows[i]);
+            }
+        };
+        if (parts == 1) {
+            choose([](int row) { return row != 0; });
+        } else {
+            choose([=](int row) { return (row != 0) & (part_of(row, parts) == part); });
+        }
+        std::fill_n(own + found, ROWS_AHEAD, found ? own[found - 1] : 0);
+        return found;
+    }
+
+    // Adds what a tile has to say about `part` of `parts` of the rows. Those that are new in this step are written to
+    // `touched`; returns the end of them.
+    static Touched* add_up(const Table& table, const Entries& entries, int part, int parts, float step, int* own,
+                           Touched* touched) {
+        const int* rows = entries.rows.data();
+        const float* gradients = entries.gradients.data();
+        const int found = find_own(rows, entries.count, part, parts, own);
+        for (int i = 0; i < found; ++i) {
+            const int ahead = own[i + ROWS_AHEAD];
+            prefetch(table.gradient + Index{rows[ahead]} * CH);
+            prefetch(table.last + rows[ahead]);
+            if (parts > 1) __builtin_prefetch(gradients + ahead * CH);  // another thread may have written it
+            const int row = rows[own[i]];
+            const Row<CH> before = read_row<CH>(table.gradient, row);
+            write_row<CH>(table.gradient, row, before + read_row<CH>(gradients, own[i]));
+            const float gap = step - table.last[row];
+            table.last[row] = step;
+            *touched = {row, static_cast<int>(std::min(gap, float{LONGEST_GAP}))};
+            touched += gap != 0;
+        }
+        return touched;
+    }
+
+    // Moves rows by the gradients that were added up.
+    static void move(const Table& table, const Touched* begin, const Touched* end, float step, float rate) {
         float kept[LONGEST_GAP + 1] = {1.0f};
         for (int gap = 1; gap <= LONGEST_GAP; ++gap) kept[gap] = kept[gap - 1] * DECAY;
         const float unbias = 1.0f / (1.0f - std::pow(DECAY, step));
-        for (int t = 0; t < count; ++t) {
-            const int* rows = tiles[t].rows.data();
-            for (int i = 0; i < tiles[t].count; ++i) {
-                const int row = rows[i];
-                const Index next = ahead(tiles[t], i);
-                prefetch(table.last + next);
-                prefetch(table.second + next * CH);
-                prefetch(table.values + next * CH);
-                if (!mine(row) || table.last[row] == step) continue;
-                const int gap = static_cast<int>(std::min(step - table.last[row], float{LONGEST_GAP}));
-                const Row<CH> gradient = read_row<CH>(table.gradient, row);
-                const Row<CH> second = decayed(read_row<CH>(table.second, row), gradient, kept[gap]);
-                Row<CH> root;
-                for (int c = 0; c < CH; ++c) root[c] = std::sqrt(second[c] * unbias);
-                write_row<CH>(table.values, row, read_row<CH>(table.values, row) - rate * gradient / (root + EPSILON));
-                write_row<CH>(table.second, row, second);
-                write_row<CH>(table.gradient, row, Row<CH>{});
-                table.last[row] = step;
-            }
+        for (const Touched* at = begin; at < end; ++at) {
+            const Index ahead = at[std::min<Index>(ROWS_AHEAD, end - at - 1)].row;
+            prefetch(table.second + ahead * CH);
+            prefetch(table.values + ahead * CH);
+            const auto [row, gap] = *at;
+            const Row<CH> gradient = read_row<CH>(table.gradient, row);
+            const Row<CH> second = decayed(read_row<CH>(table.second, row), gradient, kept[gap]);
+            Row<CH> root;
+            for (int c = 0; c < CH; ++c) root[c] = std::sqrt(second[c] * unbias);
+            write_row<CH>(table.values, row, read_row<CH>(table.values, row) - rate * gradient / (root + EPSILON));
+            write_row<CH>(table.second, row, second);
+            write_row<CH>(table.gradient, row, Row<CH>{});
         }
+    }
+
+    // Moves `part` of `parts` of the rows by what all tiles of a step have to say about them.
+    static void update_rows(const Table& table, const Entries* tiles, int count, int part, int parts, float step,
+                            float rate) {
+        thread_local std::vector<int> own;
+        thread_local std::vector<Touched> touched;
+        int most = 0, all = 0;
+        for (int t = 0; t < count; ++t) {
+            most = std::max(most, tiles[t].count);
+            all += tiles[t].count;
+        }
+        own.resize(most + ROWS_AHEAD);
+        touched.resize(all + 1);  // the last is written, but of no account
+        Touched *const begin = touched.data(), *end = begin;
+        for (int t = 0; t < count; ++t) end = add_up(table, tiles[t], part, parts, step, own.data(), end);
+        move(table, begin, end, step, rate);
     }
 };
 
@@ -1006,6 +1213,12 @@ const Kernels KERNELS = {
        const float* weights, float factor, Entries& entries, float* parameters_gradient, double* squares) {
         with_reading(view, [&](auto reading) {
             reading.learn_tile(view, decoder, corners, patches, truth, weights, factor, entries, parameters_gradient, squares);
+        });
+    },
+    [](const View& view, const Decoder& decoder, const float* positions, int count, const float* truth, Loss loss,
+       float factor, Entries& entries, float* parameters_gradient, double* errors, int* leaves) {
+        with_reading(view, [&](auto reading) {
+            reading.learn_points_tile(view, decoder, positions, count, truth, loss, factor, entries, parameters_gradient, errors, leaves);
         });
     },
     [](const View& view, const Table& table, const Entries* tiles, int count, int part, int parts, float step, float rate) {

@@ -20,6 +20,8 @@ constexpr int DIRECT_SLOTS = SLOTS - 1;
 constexpr int PATCH_SIDE = 4;  // pixels per side of the squares (cubes) in which samples are drawn
 constexpr int PATCH_SHIFT = 2;
 
+constexpr int RUN = 32;        // points that are drawn together
+
 constexpr float MOMENTUM = 0.9f;     // Adam's decay of the first moment,
 constexpr float DECAY = 0.99f;       // and of the second
 constexpr float EPSILON = 1e-12f;

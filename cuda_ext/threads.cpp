@@ -122,10 +122,10 @@ void together(int threads, const std::function<void(int, Meeting&)>& job) {
     job(0, alone);
 }
 
-void Meeting::wait() {
-    if (count_ == 1) return;
+void Meeting::wait(const std::function<void()>& between) {
     const unsigned round = round_.load(std::memory_order_acquire);
     if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == count_) {
+        if (between) between();
         arrived_.store(0, std::memory_order_relaxed);
         round_.store(round + 1, std::memory_order_release);
         return;

@@ -13,7 +13,9 @@ class Meeting {
 
     explicit Meeting(int count) : count_(count) {}
     int count() const { return count_; }
-    void wait();
+
+    // Returns once all are here. The last to come does `between` first, while the others wait.
+    void wait(const std::function<void()>& between = {});
     void leave() { left_.store(true, std::memory_order_relaxed); }
 
    private:

@@ -22,14 +22,17 @@ def layer_sizes(architecture: Architecture, channels: int) -> list[int]:
 
 
 def initial_decoder(
-    architecture: Architecture, channels: int, scales: int, generator: torch.Generator
+    architecture: Architecture, initial_value: tuple[float, ...], scales: int, generator: torch.Generator
 ) -> dict[str, Tensor]:
-    """Weights ``decoder.<i>.weight [scales, in, out]`` and ``decoder.<i>.bias [scales, out]``."""
-    sizes = layer_sizes(architecture, channels)
+    """Weights ``decoder.<i>.weight [scales, in, out]`` and ``decoder.<i>.bias [scales, out]``.
+
+    They start out answering about ``initial_value``, one number for each channel.
+    """
+    sizes = layer_sizes(architecture, len(initial_value))
     weights: dict[str, Tensor] = {}
     for number, (fan_in, fan_out) in enumerate(pairwise(sizes)):
         uniform = torch.rand(scales, fan_in, fan_out, generator=generator) * 2 - 1
         weights[f"decoder.{number}.weight"] = uniform * math.sqrt(3 / fan_in)
         weights[f"decoder.{number}.bias"] = torch.zeros(scales, fan_out)
-    weights[f"decoder.{len(sizes) - 2}.bias"] += 0.5
+    weights[f"decoder.{len(sizes) - 2}.bias"] += torch.tensor(initial_value)
     return weights

@@ -67,6 +67,18 @@ class Lattice:
         return rows[both].astype(np.int64), old_rows[both].astype(np.int64)
 
 
+def owned_counts(tree: Tree, cells: int) -> IntArray:
+    """``[nodes]``: how many vertices each block owns, without making a lattice.
+
+    Along an axis the vertices between the first and the last are all alike: of a block of two cells, the one
+    in the middle stands for them.
+    """
+    counts: IntArray = _owned_vertices(tree, 2).astype(np.int64)
+    for _ in range(tree.dimension):
+        counts = counts @ np.array([1, cells - 1, 1])
+    return counts
+
+
 def _owned_vertices(tree: Tree, cells: int) -> BoolArray:
     """``bool [nodes, (cells + 1,) * dimension]``: the existing vertices that each block owns."""
     dimension = tree.dimension

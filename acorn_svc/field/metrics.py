@@ -29,6 +29,12 @@ def psnr(rendered: FloatImage, truth: FloatImage) -> float:
     return decibels(rounded_squares(rendered, truth) / rendered.size)
 
 
+def overlap(ours: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
+    """Intersection over union of flags; 1 if none is set."""
+    union = int((ours | truth).sum())
+    return float((ours & truth).sum()) / union if union else 1.0
+
+
 def seam_ratio(rendered: FloatImage, truth: FloatImage, blocks: NDArray[np.int64]) -> float:
     """How much block edges stand out, compared with the original picture.
 

@@ -4,40 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
-from functools import cached_property
-from itertools import pairwise
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from acorn_svc.errors import BadModel, BadRequest
 from acorn_svc.field import ops
-from acorn_svc.field.conventions import depth_for, extent_for, scaled_size
-from acorn_svc.field.decoder import initial_decoder, layer_sizes
-from acorn_svc.field.encoders import (
-    VertexFeatures,
-    count_parameters,
-    initial_encoder,
-    mlp_sizes,
-)
-from acorn_svc.field.geometry import Geometry, fold, geometry_of
-from acorn_svc.field.lattice import Lattice
-from acorn_svc.field.ops.learning import FEATURES, scale_layers
+from acorn_svc.field.base import BaseField, rebuild
+from acorn_svc.field.conventions import scaled_size
+from acorn_svc.field.ops.learning import scale_layers
 from acorn_svc.field.resample import area_mean
-from acorn_svc.field.state import (
-    CELLS,
-    FEATURE_CHANNELS,
-    Architecture,
-    FieldInfo,
-    FieldState,
-    FitRecord,
-    Signal,
-)
-from acorn_svc.field.tree import Tree
+from acorn_svc.field.state import FieldInfo, FieldState, Signal
 
 Region = tuple[float, float, float, float]
 Size = tuple[int, int]
@@ -47,40 +27,18 @@ STRIP_ROWS = 256
 POINTS_AT_ONCE = 1 << 15
 MAX_SUPERSAMPLING = 3
 TOLERANCE = 1e-9
-
-
-def empty_tree(signal: Signal, cells: int) -> Tree:
-    """The one-block tree over a signal."""
-    return Tree.root(depth_for(signal.size, cells), extent_for(signal.size, cells))
-
-
-def initial_parameters(
-    architecture: Architecture, signal: Signal, lattice: Lattice, generator: torch.Generator
-) -> dict[str, Tensor]:
-    """All parameters of a field to start from: encoder and one decoder for each scale."""
-    return {
-        **initial_encoder(architecture, lattice, generator),
-        **initial_decoder(architecture, signal.channels, lattice.tree.depth + 1, generator),
-    }
+SIGNAL_KEYS = ("width", "height", "channels", "bit_depth", "kind")
 
 
 @dataclass(frozen=True, eq=False)
-class Field:
-    """A signal as a tree of feature blocks and a decoder; immutable.
+class Field(BaseField):
+    """A picture; see :class:`acorn_svc.field.base.BaseField`.
 
     Attributes:
         signal: size, channels and bit depth.
-        architecture: shape of the networks.
-        lattice: blocks and their vertices.
-        parameters: ``float32`` tensors of encoder and decoders.
-        record: how it was fitted.
     """
 
     signal: Signal
-    architecture: Architecture
-    lattice: Lattice
-    parameters: dict[str, Tensor]
-    record: FitRecord = field(default_factory=FitRecord)
 
     @property
     def width(self) -> int:
@@ -101,16 +59,6 @@ class Field:
     def bit_depth(self) -> int:
         """8 or 16."""
         return self.signal.bit_depth
-
-    @property
-    def encoder(self) -> str:
-        """``"grid"`` or ``"coordinate"``."""
-        return self.architecture.encoder
-
-    @property
-    def depth(self) -> int:
-        """Level of the finest possible block; also the coarsest scale that has a decoder."""
-        return self.lattice.tree.depth
 
     # --- looking ---
 
@@ -178,14 +126,6 @@ class Field:
             values = (1 - blend) * values + blend * self._points(points, scale + 1)
         return self._straight(np.clip(values, 0, 1))
 
-    def blocks(self) -> NDArray[np.int64]:
-        """``[leaves, 4]``: x, y and side in pixels (a block may stick out of the image), level."""
-        tree = self.lattice.tree
-        levels = tree.levels[tree.leaf_rows].astype(np.int64)
-        side = self.architecture.cells << (tree.depth - levels)
-        corners = tree.coordinates[tree.leaf_rows] * side[:, None]
-        return np.concatenate([corners, side[:, None], levels[:, None]], axis=1)
-
     def info(self) -> FieldInfo:
         """A summary."""
         tree = self.lattice.tree
@@ -195,29 +135,13 @@ class Field:
             blocks=len(tree.leaf_rows),
             levels=int(tree.levels.max()) + 1,
             parameters=self.parameter_count,
-            **asdict(self.record),
+            preset=self.record.preset,
+            steps=self.record.steps,
+            seed=self.record.seed,
+            psnr=self.record.psnr,
         )
 
-    @property
-    def parameter_count(self) -> int:
-        """Learned numbers: encoder and decoders."""
-        return count_parameters(self.parameters)
-
     # --- rendering ---
-
-    @cached_property
-    def _geometry(self) -> Geometry:
-        return geometry_of(self.lattice)
-
-    @cached_property
-    def _features(self) -> Tensor:
-        with torch.inference_mode():
-            return VertexFeatures(self.architecture, self.lattice)(self.parameters)
-
-    @cached_property
-    def _folded(self) -> Tensor:
-        with torch.inference_mode():
-            return fold(self.lattice, self._features)
 
     def _checked(self, region: Region | None, size: Size | None) -> tuple[Region, Size]:
         region = (0, 0, self.width, self.height) if region is None else region
@@ -310,21 +234,6 @@ class Field:
 
     # --- plain data ---
 
-    def to_state(self) -> FieldState:
-        """The field as plain arrays."""
-        tree = self.lattice.tree
-        arrays = {name: tensor.numpy() for name, tensor in self.parameters.items()}
-        empty = np.empty((0, self.architecture.features), np.float32)
-        features = arrays.pop(FEATURES)[1:] if FEATURES in arrays else empty
-        header = {
-            **asdict(self.signal),
-            "architecture": asdict(self.architecture),
-            "tree": {"dimension": tree.dimension, "depth": tree.depth, "extent": list(tree.extent)},
-            "fit": asdict(self.record),
-        }
-        offsets = self.lattice.offsets if len(features) else np.zeros(len(tree) + 1, np.int64)
-        return FieldState(header, tree.levels, tree.indices, features, offsets, arrays)
-
     @staticmethod
     def from_state(state: FieldState) -> Field:
         """Rebuilds a field.
@@ -333,7 +242,9 @@ class Field:
             BadModel: the arrays do not fit together.
         """
         try:
-            return _rebuild(state)
+            signal = Signal(**{key: state.header[key] for key in SIGNAL_KEYS})
+            _check_signal(signal)
+            return Field(signal, **vars(rebuild(state, signal)))
         except (KeyError, TypeError, ValueError) as error:
             raise BadModel(f"the model's parts do not fit together: {error}") from error
 
@@ -373,56 +284,6 @@ class _Axis:
         return area_mean(values, self.edges, np.clip(self.bounds, self.edges[0], self.edges[-1]))
 
 
-def _rebuild(state: FieldState) -> Field:
-    header: dict[str, Any] = state.header
-    signal = Signal(**{key: header[key] for key in ("width", "height", "channels", "bit_depth", "kind")})
-    architecture = Architecture(**header["architecture"])
-    shape = header["tree"]
-    tree = Tree(shape["dimension"], shape["depth"], tuple(shape["extent"]), state.levels, state.indices)
-    _check_shape(signal, architecture, tree)
-    tree.validate()
-    lattice = Lattice.build(tree, architecture.cells)
-    parameters = {name: torch.from_numpy(array) for name, array in state.weights.items()}
-    if architecture.encoder == "grid":
-        if not np.array_equal(lattice.offsets, state.offsets):
-            raise ValueError("the feature chunks do not follow the tree")
-        zero = np.zeros((1, architecture.features), np.float32)
-        parameters[FEATURES] = torch.from_numpy(np.concatenate([zero, state.features]))
-    shapes = {name: tuple(tensor.shape) for name, tensor in parameters.items()}
-    if shapes != _expected_shapes(architecture, signal, lattice):
-        raise ValueError("the weights do not have the shapes that the header declares")
-    return Field(signal, architecture, lattice, parameters, FitRecord(**header["fit"]))
-
-
-def _expected_shapes(
-    architecture: Architecture, signal: Signal, lattice: Lattice
-) -> dict[str, tuple[int, ...]]:
-    """Shapes of all parameters, without making any: a header may declare more than memory holds."""
-    scales = lattice.tree.depth + 1
-    shapes: dict[str, tuple[int, ...]] = {}
-    for number, layer in enumerate(pairwise(layer_sizes(architecture, signal.channels))):
-        shapes[f"decoder.{number}.weight"] = (scales, *layer)
-        shapes[f"decoder.{number}.bias"] = (scales, layer[1])
-    if architecture.encoder == "grid":
-        return {**shapes, FEATURES: (lattice.vertices + 1, architecture.features)}
-    for number, layer in enumerate(pairwise(mlp_sizes(architecture, lattice.tree.dimension))):
-        shapes[f"encoder.{number}.weight"] = layer
-        shapes[f"encoder.{number}.bias"] = (layer[1],)
-    return shapes
-
-
-def _check_shape(signal: Signal, architecture: Architecture, tree: Tree) -> None:
-    cells = architecture.cells
-    if signal.kind != "image" or min(signal.size) < 1:
-        raise ValueError("only images of at least one pixel are known")
-    if signal.channels not in (1, 2, 3, 4) or signal.bit_depth not in (8, 16):
+def _check_signal(signal: Signal) -> None:
+    if signal.kind != "image" or signal.channels not in (1, 2, 3, 4) or signal.bit_depth not in (8, 16):
         raise ValueError("an image has 1 to 4 channels of 8 or 16 bits")
-    if architecture.encoder not in ("grid", "coordinate"):
-        raise ValueError(f"unknown encoder {architecture.encoder!r}")
-    if cells not in CELLS:
-        raise ValueError("cells must be a power of two from 4 to 64")
-    if architecture.features not in FEATURE_CHANNELS:
-        raise ValueError("a feature vertex has 1, 2, 4 or 8 channels")
-    expected = empty_tree(signal, cells)
-    if (tree.depth, tree.extent) != (expected.depth, expected.extent):
-        raise ValueError("the tree does not cover the image")

@@ -82,6 +82,43 @@ class Tree:
         order = np.lexsort((indices, levels))
         return Tree(len(extent), depth, tuple(extent), levels[order], indices[order])
 
+    @staticmethod
+    def from_split_flags(depth: int, extent: Sequence[int], flags: BoolArray) -> Tree:
+        """Inverse of :attr:`split_flags`; False may follow the last node's flag.
+
+        The memory it takes is bounded by the number of flags, whatever they say.
+
+        Raises:
+            ValueError: depth and extent make no tree, or the flags are too few or too many.
+        """
+        root = Tree.root(depth, extent)
+        root.validate()
+        parts, nodes, seen = [root], 1, 0
+        while len(parts[-1]):
+            level = parts[-1]
+            split = flags[seen:nodes]
+            seen = nodes
+            parts.append(level._children_of(np.flatnonzero(split)))
+            nodes += len(parts[-1])
+            if nodes > len(flags):
+                raise ValueError("there are fewer split flags than blocks")
+        if flags[nodes:].any():
+            raise ValueError("there are more split flags than blocks")
+        levels = np.concatenate([part.levels for part in parts])
+        indices = np.concatenate([part.indices for part in parts])
+        return Tree(root.dimension, depth, root.extent, levels, indices)
+
+    def _children_of(self, rows: IntArray) -> Tree:
+        """The children of ``rows``, as one sorted list of nodes, no whole tree."""
+        if len(rows) and int(self.levels[0]) >= self.depth:
+            raise ValueError("a block at the finest level is split")
+        levels = np.repeat(self.levels[rows] + np.uint8(1), 1 << self.dimension)
+        coordinates = self.child_coordinates(rows).reshape(-1, self.dimension)
+        inside = self.inside(levels.astype(np.int64), coordinates)
+        corners = np.arange(1 << self.dimension, dtype=np.uint64)
+        indices = (self.indices[rows, None] << np.uint64(self.dimension)) | corners
+        return Tree(self.dimension, self.depth, self.extent, levels[inside], indices.reshape(-1)[inside])
+
     def __len__(self) -> int:
         return len(self.levels)
 
@@ -134,6 +171,11 @@ class Tree:
         """``[nodes]``: whether a block has no children."""
         result: BoolArray = (self.children == ABSENT).all(axis=1)
         return result
+
+    @property
+    def split_flags(self) -> BoolArray:
+        """``[nodes]``: whether a block has children. With depth and extent it says the whole tree."""
+        return ~self.is_leaf
 
     @cached_property
     def leaf_rows(self) -> IntArray:

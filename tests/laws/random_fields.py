@@ -12,10 +12,12 @@ import torch
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from acorn_svc.field.base import empty_tree, initial_parameters
 from acorn_svc.field.geometry import SLOTS
 from acorn_svc.field.lattice import Lattice
-from acorn_svc.field.model import Field, empty_tree, initial_parameters
-from acorn_svc.field.state import Architecture, EncoderName, Signal
+from acorn_svc.field.model import Field
+from acorn_svc.field.shape import ShapeField
+from acorn_svc.field.state import Architecture, EncoderName, ShapeSignal, Signal
 from acorn_svc.field.tree import ABSENT, Tree
 
 SMALL: dict[str, Any] = {
@@ -111,6 +113,28 @@ def constant_field(values: Sequence[float], size: tuple[int, int] = (53, 37), bi
     weight.zero_()
     bias[:] = torch.tensor(values)
     return field
+
+
+def random_shape(
+    size: tuple[int, int, int] = (37, 20, 29),
+    channels: int = 4,
+    encoder: EncoderName = "grid",
+    splits: int = 20,
+    seed: int = 0,
+) -> ShapeField:
+    """An untrained field; one leaf in three is wholly outside, one in three inside, by chance."""
+    signal = ShapeSignal(size, channels, truncation=2.0, origin=(-1.5, 0.25, 3.0), voxel=0.125)
+    architecture = small_architecture(encoder)
+    generator = np.random.default_rng(seed)
+    tree = grow(empty_tree(signal, architecture.cells), splits, generator)
+    lattice = Lattice.build(tree, architecture.cells)
+    parameters = initial_parameters(architecture, signal, lattice, torch.Generator().manual_seed(seed))
+    if encoder == "grid":
+        parameters["encoder.features"] = random_features(lattice, architecture.features, seed)
+    else:
+        parameters[f"decoder.{architecture.decoder_layers}.weight"] *= 30  # for contrast
+    signs = np.where(tree.is_leaf, generator.integers(-1, 2, len(tree)), 0).astype(np.int8)
+    return ShapeField(signal, architecture, lattice, parameters, signs=signs)
 
 
 def read_by_definition(

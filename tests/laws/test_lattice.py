@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_fields import grow, random_tree, trees
 
-from acorn_svc.field.lattice import ZERO_ROW, Lattice
+from acorn_svc.field.lattice import ZERO_ROW, Lattice, owned_counts
 from acorn_svc.field.tree import Tree
 
 LAWS = settings(deadline=None, max_examples=25)
@@ -101,3 +101,9 @@ def test_a_uniform_level_has_a_full_lattice(extent):
     lattice = Lattice.build(tree, 2)
     finest = lattice.offsets[-1] - lattice.offsets[np.searchsorted(tree.levels, tree.depth)]
     assert finest == np.prod([2 * length + 1 for length in extent])
+
+
+@LAWS
+@given(SMALL_TREES, st.sampled_from((2, 4, 8)))
+def test_vertices_of_each_block_can_be_counted_without_a_lattice(tree: Tree, cells: int) -> None:
+    assert np.array_equal(owned_counts(tree, cells), np.diff(Lattice.build(tree, cells).offsets))

@@ -32,9 +32,12 @@ from acorn_svc.field.ops.learning import (
     BETAS,
     FEATURES,
     LONGEST_GAP,
+    RUN,
     Layer,
     Learned,
     Learner,
+    PointSampling,
+    Samples,
     Sampling,
     Schedule,
 )
@@ -71,12 +74,13 @@ class Subject(NamedTuple):
         return getattr(self.row.operations(), name)
 
     def train(
-        self, geometry: Geometry, learner: Learner, sampling: Sampling, *schedules: Schedule
+        self, geometry: Geometry, learner: Learner, sampling: Sampling | PointSampling, *schedules: Schedule
     ) -> Learner:
         """What becomes of a copy of ``learner``."""
         here = moved(learner, self.device, copy=True)
+        name = "train_points" if isinstance(sampling, PointSampling) else "train"
         for schedule in schedules:
-            self.function("train")(
+            self.function(name)(
                 moved(geometry, self.device), here, moved(sampling, self.device), moved(schedule, self.device)
             )
         return moved(here, "cpu")
@@ -487,7 +491,7 @@ def check_learning(subject: Subject, of: Scene, layers: list[Layer], corners: Te
     actual = subject.call("learn", of.geometry, of.features, layers, corners, scale, truth, weights)
     bound = learning_bound(of, layers, corners, scale, truth, weights)
     roundings = learning_roundings(of, layers, math.prod(pixels))
-    agree(actual.squares, expected.squares, bound.squares, roundings)
+    agree(actual.errors, expected.errors, bound.errors, roundings)
     agree(actual.features, expected.features, bound.features, roundings)
     compare_layers(actual.layers, expected.layers, bound.layers, roundings)
     assert not actual.features[0].any()
@@ -613,7 +617,7 @@ def step_noise(of: Scene, learner: Learner, sampled: Sampling, scale: int) -> No
     for number, (weight, bias) in enumerate(bound.layers):
         gradients[f"decoder.{number}.weight"] = weight * factor
         gradients[f"decoder.{number}.bias"] = bias * factor
-    return Noise(bound.squares * factor, gradients)
+    return Noise(bound.errors * factor, gradients)
 
 
 def check_moved(
@@ -738,7 +742,7 @@ def test_results_do_not_depend_on_how_many_threads_there_are(subject: Subject) -
             subject.call("decode", encoded, layers),
             subject.call("render_points", of.geometry, of.features, None, layers, positions, 0),
             subject.call("render_image", of.geometry, of.features, None, layers, 0, (1, 1, 50, 33)),
-            learned.squares,
+            learned.errors,
             learned.features,
             *(tensor for layer in learned.layers for tensor in layer),
             *flat_tensors(subject.train(of.geometry, learner, sampled, SEVERAL)),
@@ -796,6 +800,11 @@ def test_every_patch_comes_once_before_any_comes_again(subject: Subject) -> None
 # --- what is refused ---
 
 
+def some_points(count: int, dimension: int = 2) -> Samples:
+    """For where the values do not matter."""
+    return Samples(30 * random((count, dimension)), random((count, 3), 1))
+
+
 def valid_arguments(name: str) -> dict[str, Any]:
     """Arguments that an operation takes."""
     of = flat_scene()
@@ -822,7 +831,12 @@ def valid_arguments(name: str) -> dict[str, Any]:
             "encode_patches_backward": random((6, 16, 20)),
             "decode_backward": random((6, 3)),
         }.get(name),
+        "loss": "distance",
     }
+    if name == "learn_points":
+        choices |= some_points(6)._asdict()
+    if name == "train_points":
+        choices["sampling"] = PointSampling([some_points(3 * RUN), some_points(RUN)], 2, 1, 5, "distance")
     return {
         argument: choices[argument] for argument in inspect.signature(getattr(reference, name)).parameters
     }
@@ -901,6 +915,15 @@ def always(value: Any) -> Callable[[Any], Any]:
     return lambda _: value
 
 
+def in_samples(**parts: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Changes fields of the samples of the coarser scale."""
+    return changed(samples=lambda samples: [samples[0], changed(**parts)(samples[1])])
+
+
+TRAINING = ("train", "train_points")
+NOTHING_THERE = "scales: there is nothing to learn from at that scale"
+BEYOND = ((0, 6), (-1, 0))
+
 MISSHAPEN: list[tuple[str, str, Callable[[Any], Any], str]] = [
     *((*where, always(-1), "scale") for where in each_part("scale")),
     *((*where, always(99), "scale: expected 0 to 5, got 99") for where in each_part("scale")),
@@ -932,37 +955,77 @@ MISSHAPEN: list[tuple[str, str, Callable[[Any], Any], str]] = [
     ("render_image", "geometry", always(solid_scene().geometry), "pictures"),
     ("render_image", "layers", always(decoder(4, [], 5)), "1 to 4"),
     ("train", "geometry", always(solid_scene().geometry), "pictures"),
-    ("train", "learner", changed(last=longer), "last: expected"),
-    ("train", "learner", changed(last=strided), "last: expected a contiguous"),
-    ("train", "learner", changed(scratch=wider), "scratch: expected"),
-    ("train", "learner", changed(encoder_steps=longer), "encoder_steps: expected"),
-    ("train", "learner", changed(decoder_steps=longer), "decoder_steps: expected"),
-    ("train", "learner", changed(drawn=longer), "drawn: expected"),
-    ("train", "learner", changed(errors=wider), "errors: expected"),
-    ("train", "learner", changed(second=in_table(FEATURES, longer)), "encoder.features: "),
-    ("train", "learner", changed(first=in_table("decoder.1.bias", longer)), "decoder.1.bias: "),
-    ("train", "learner", changed(parameters=in_table("decoder.0.weight", strided)), "decoder.0.weight: "),
+    *(
+        (name, "learner", change, message)
+        for name in TRAINING
+        for change, message in (
+            (changed(last=longer), "last: expected"),
+            (changed(last=strided), "last: expected a contiguous"),
+            (changed(scratch=wider), "scratch: expected"),
+            (changed(encoder_steps=longer), "encoder_steps: expected"),
+            (changed(decoder_steps=longer), "decoder_steps: expected"),
+            (changed(drawn=longer), "drawn: expected"),
+            (changed(errors=wider), "errors: expected"),
+            (changed(second=in_table(FEATURES, longer)), "encoder.features: "),
+            (changed(first=in_table("decoder.1.bias", longer)), "decoder.1.bias: "),
+            (changed(parameters=in_table("decoder.0.weight", strided)), "decoder.0.weight: "),
+        )
+    ),
     ("train", "sampling", changed(patches=always(0)), "patches"),
     ("train", "sampling", changed(coarse_patches=always(-1)), "patches"),
     ("train", "sampling", changed(seed=always(-1)), "seed"),
     ("train", "sampling", changed(pyramid=always([torch.rand(8, 8, 4)])), "pyramid: expected"),
     ("train", "sampling", changed(pyramid=always([torch.rand(0, 8, 3)])), "pyramid: expected"),
-    ("train", "sampling", changed(pyramid=lambda images: images[:1]), "scales: there is no picture"),
-    ("train", "schedule", always(schedule(0, 6)), "scales: there is no picture"),
-    ("train", "schedule", always(schedule(-1, 0)), "scales: there is no picture"),
-    ("train", "schedule", changed(decoder_rates=longer), "scales and rates"),
+    ("train", "sampling", changed(pyramid=lambda images: images[:1]), NOTHING_THERE),
+    ("train_points", "geometry", always(solid_scene().geometry), "expected"),
+    ("train_points", "sampling", changed(runs=always(0)), "runs"),
+    ("train_points", "sampling", changed(coarse_runs=always(-1)), "runs"),
+    ("train_points", "sampling", changed(seed=always(-1)), "seed"),
+    ("train_points", "sampling", changed(loss=always("squares")), "loss: expected one of distance, occ"),
+    ("train_points", "sampling", changed(samples=lambda samples: samples[:1]), NOTHING_THERE),
+    *(
+        ("train_points", "sampling", in_samples(**{part: change}), message)
+        for part, change, message in (
+            ("positions", wider, "positions: expected"),
+            ("positions", strided, "positions: expected a contiguous"),
+            ("positions", longer, "truth: expected"),
+            ("truth", wider, "truth: expected"),
+            ("truth", longer, "truth: expected"),
+            ("truth", strided, "truth: expected a contiguous"),
+        )
+    ),
+    *(
+        ("train_points", "sampling", changed(samples=always([some_points(count)] * 2)), "a multiple of 32")
+        for count in (0, 1, RUN - 1, RUN + 1)
+    ),
+    ("train_points", "sampling", changed(samples=always([some_points(RUN, 3)])), "positions: expected"),
+    *((name, "schedule", always(schedule(*scales)), NOTHING_THERE) for name in TRAINING for scales in BEYOND),
+    *((name, "schedule", changed(decoder_rates=longer), "scales and rates") for name in TRAINING),
+    ("learn_points", "loss", always("squares"), "loss: expected one of distance, occupancy"),
+    ("learn_points", "layers", always(decoder(4, [13], 2)), "truth: expected"),
+    ("learn_points", "geometry", always(solid_scene().geometry), "expected"),
 ]
 
 MISTYPED: list[tuple[str, str, Callable[[Any], Any], str]] = [
     *(("render_image", "dtype", always(dtype), "dtype: expected") for dtype in (torch.float64, torch.int32)),
     *(
-        ("train", "learner", changed(**{name: other_dtype}), f"{name}: expected")
+        (operation, "learner", changed(**{name: other_dtype}), f"{name}: expected")
+        for operation in TRAINING
         for name in ("last", "scratch", "encoder_steps", "decoder_steps", "drawn", "errors")
     ),
-    ("train", "learner", changed(second=in_table("decoder.0.bias", other_dtype)), "decoder.0.bias: expected"),
+    *(
+        (name, argument, change, message)
+        for name in TRAINING
+        for argument, change, message in (
+            ("learner", changed(second=in_table("decoder.0.bias", other_dtype)), "decoder.0.bias: expected"),
+            ("schedule", changed(scales=Tensor.long), "scales: expected"),
+            ("schedule", changed(encoder_rates=Tensor.double), "encoder_rates: expected"),
+        )
+    ),
     ("train", "sampling", changed(pyramid=always([torch.rand(8, 8, 3).double()])), "pyramid: expected"),
-    ("train", "schedule", changed(scales=Tensor.long), "scales: expected"),
-    ("train", "schedule", changed(encoder_rates=Tensor.double), "encoder_rates: expected"),
+    ("train_points", "sampling", in_samples(positions=Tensor.double), "positions: expected float32"),
+    ("train_points", "sampling", in_samples(truth=Tensor.double), "truth: expected float32"),
+    ("train_points", "sampling", in_samples(truth=Tensor.tolist), "truth: expected a tensor"),
 ]
 
 

@@ -157,7 +157,7 @@ def test_the_field_is_continuous_across_all_leaf_edges(extent, splits, encoder):
         else VertexFeatures(architecture, lattice)(parameters)
     )
     features /= features.std() / 5
-    weights = initial_decoder(architecture, 3, tree.depth + 1, generator)
+    weights = initial_decoder(architecture, (0.5,) * 3, tree.depth + 1, generator)
     geometry, limits = geometry_of(lattice), one_sided_limits(tree)
     for scale, table in itertools.product(range(tree.depth + 1), (None, fold(lattice, features))):
         layers = scale_layers(weights, scale)
@@ -204,7 +204,7 @@ def test_gradients_of_reading(extent, scale):
 
 def test_gradients_of_the_decoder():
     generator = torch.Generator().manual_seed(0)
-    weights = initial_decoder(small_architecture(), 3, 2, generator)
+    weights = initial_decoder(small_architecture(), (0.5,) * 3, 2, generator)
     weights = {name: tensor.double().requires_grad_() for name, tensor in weights.items()}
     inputs = torch.randn(6, SLOTS * 4, generator=generator, dtype=torch.float64, requires_grad=True)
 
@@ -216,7 +216,7 @@ def test_gradients_of_the_decoder():
 
 def test_the_decoder_is_an_mlp_of_its_scale():
     generator = torch.Generator().manual_seed(0)
-    weights = initial_decoder(small_architecture(), 3, 3, generator)
+    weights = initial_decoder(small_architecture(), (0.5,) * 3, 3, generator)
     inputs = torch.randn(7, SLOTS * 4, generator=generator)
     for scale in range(3):
         hidden = inputs @ weights["decoder.0.weight"][scale] + weights["decoder.0.bias"][scale]

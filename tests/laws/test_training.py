@@ -16,17 +16,19 @@ import torch
 from random_fields import small_architecture
 from skimage.data import astronaut
 
+from acorn_svc.field.base import empty_tree
 from acorn_svc.field.conventions import scaled_size
 from acorn_svc.field.encoders import block_inputs
 from acorn_svc.field.geometry import PATCH_SIDE, geometry_of
 from acorn_svc.field.lattice import Lattice
-from acorn_svc.field.model import Field, empty_tree
+from acorn_svc.field.model import Field
 from acorn_svc.field.ops.learning import BETAS, EPSILON, FEATURES, Sampling, Schedule, scale_layers
 from acorn_svc.field.ops.reference import _decode, _points
 from acorn_svc.field.state import Architecture, EncoderName, FitRecord
 from acorn_svc.formats.checkpoint import read_state, write_state
 from acorn_svc.training import loop
 from acorn_svc.training.evaluation import full_size_psnr, scale_psnr
+from acorn_svc.training.images import ImageTask
 from acorn_svc.training.loop import Progress, fit
 from acorn_svc.training.model import TrainableField
 from acorn_svc.training.presets import FitConfig, configure
@@ -209,7 +211,13 @@ def trainable(encoder: EncoderName, seed: int = 0) -> TrainableField:
     arrays = TrainableField.start(TARGET.signal, architecture, lattice, generator)
     if encoder == "grid":
         arrays["parameters.encoder.features"][1:] *= 50  # strong enough to reach through the ReLUs
-    return TrainableField(TARGET.signal, architecture, lattice, arrays)
+    return TrainableField(architecture, lattice, arrays)
+
+
+def snapshot(model: TrainableField) -> Field:
+    architecture = model.architecture
+    task = ImageTask(TARGET, replace(small_config(), architecture=architecture))
+    return task.field(model, FitRecord())
 
 
 def all_corners(scale: int) -> torch.Tensor:
@@ -301,14 +309,14 @@ def test_another_tree_keeps_what_was_learned(encoder):
     model.train(*steps_of(0, 3))
     before, old = model.to_arrays(), model.lattice
     assert before["errors"].any()
-    picture = model.to_field(FitRecord()).render_values()
+    picture = snapshot(model).render_values()
     model.move_to(old.tree.split(old.tree.leaf_rows[::2]))
     after = model.to_arrays()
     assert not after.pop("errors").any()
     if encoder == "coordinate":
         assert all(np.array_equal(before[name], after[name]) for name in after)
         return
-    np.testing.assert_allclose(model.to_field(FitRecord()).render_values(), picture, atol=1e-5)
+    np.testing.assert_allclose(snapshot(model).render_values(), picture, atol=1e-5)
     here, there = model.lattice.carry_over(old)
     new = np.setdiff1d(np.arange(model.lattice.vertices + 1), here)
     assert len(np.unique(here)) == old.vertices < model.lattice.vertices
@@ -322,7 +330,7 @@ def test_another_tree_keeps_what_was_learned(encoder):
 @both
 def test_points_are_rendered_as_the_field_renders_them(encoder):
     model = trainable(encoder)
-    picture = model.to_field(FitRecord()).render_values()
+    picture = snapshot(model).render_values()
     rows, columns = np.indices(picture.shape[:2]).reshape(2, -1)
     values = model.render_points(torch.from_numpy(np.stack([columns, rows], axis=1) + 0.5))
     np.testing.assert_allclose(values, picture[rows, columns], atol=5e-3)  # the field's are half floats

@@ -56,6 +56,42 @@ def test_merge_undoes_split(tree, data):
 
 
 @LAWS
+@given(trees(), st.integers(0, 9))
+def test_one_bit_a_node_says_the_whole_tree(tree, spare):
+    flags = np.concatenate([tree.split_flags, np.zeros(spare, bool)])
+    again = Tree.from_split_flags(tree.depth, tree.extent, flags)
+    assert same(again, tree)
+    assert (again.dimension, again.depth, again.extent) == (tree.dimension, tree.depth, tree.extent)
+    assert again.levels.dtype == np.uint8
+    assert again.indices.dtype == np.uint64
+
+
+@LAWS
+@given(trees(), st.lists(st.booleans(), min_size=1, max_size=40))
+def test_any_bits_are_a_valid_tree_or_refused(tree, bits):
+    try:
+        made = Tree.from_split_flags(tree.depth, tree.extent, np.array(bits))
+    except ValueError:
+        return
+    made.validate()
+    assert made.split_flags.tolist() == bits[: len(made)]
+    assert not any(bits[len(made) :])
+
+
+def test_bits_that_are_no_tree_are_refused():
+    for bits, message in [
+        ([], "fewer"), ([True], "fewer"), ([True] + [False] * 3, "fewer"), ([False, True], "more"),
+        ([True] * 2 + [False] * 7 + [True], "more"),
+        ([True] * 2 + [False] * 3 + [True] + [False] * 3, "finest"),
+    ]:  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            Tree.from_split_flags(2, (4, 4), np.array(bits, bool))
+    for depth, extent in [(60, (4, 4)), (-1, (1, 1)), (2, (5, 4)), (2, (4, 0))]:
+        with pytest.raises(ValueError, match="depth"):
+            Tree.from_split_flags(depth, extent, np.zeros(1, bool))
+
+
+@LAWS
 @given(trees())
 def test_refine_is_a_merge_and_a_split_at_once(tree):
     splittable = tree.leaf_rows[tree.levels[tree.leaf_rows] < tree.depth]

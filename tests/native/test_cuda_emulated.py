@@ -30,6 +30,7 @@ from acorn_svc.field.ops.cuda_programs import Network, source_directory
 TESTS = Path(__file__).parents[1]
 sys.path.append(str(TESTS / "laws"))
 import test_ops as law  # noqa: E402
+import test_point_ops as law_of_points  # noqa: E402
 
 COMPILER = shutil.which("g++") or shutil.which("clang++")
 OPTIONS = [
@@ -113,11 +114,12 @@ def _values(row: Any, names: int) -> Sequence[Any]:
 
 
 def _law() -> Iterator[ParameterSet]:
-    for name, test in vars(law).items():
+    for name, test in (*vars(law).items(), *vars(law_of_points).items()):
         marks = getattr(test, "pytestmark", []) if name.startswith("test_") else []
         if any(mark.args[:1] == ("subject",) and mark.args[1] is not law.KERNELS_ON_CPU for mark in marks):
             for number, arguments in enumerate(_parameters(test)):
-                yield pytest.param(test, arguments, id=f"{name.removeprefix('test_')}-{number}")
+                where = "points-" * (test.__module__ == law_of_points.__name__)
+                yield pytest.param(test, arguments, id=f"{where}{name.removeprefix('test_')}-{number}")
 
 
 @pytest.mark.parametrize(("test", "arguments"), [*_law()])
@@ -151,7 +153,7 @@ def everything(subject: law.Subject, hidden: list[int]) -> list[torch.Tensor]:
         *(tensor for layer in layer_gradients for tensor in layer),
         subject.call("render_points", *view, layers, positions, 0),
         subject.call("render_image", *view, layers, 0, (1, 1, 50, 33)),
-        learned.squares,
+        learned.errors,
         learned.features,
         *(tensor for layer in learned.layers for tensor in layer),
         *law.flat_tensors(trained),

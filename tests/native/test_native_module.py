@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from acorn_svc.field import cubes
 from acorn_svc.field.geometry import Geometry, geometry_of
 from acorn_svc.field.lattice import Lattice
+from acorn_svc.field.ops.learning import RUN
 from acorn_svc.field.tree import Tree
 
 native = pytest.importorskip("acorn_svc._native", reason="the native module was not built (no C++ compiler)")
@@ -100,7 +102,9 @@ def calls() -> dict[str, Call]:
             "parameters_gradient": np.zeros(parameters, np.float32),
             "squares": np.empty(COUNT),
         },
-        "train": training(geometry, features),
+        "train": training(geometry, features) | pictures(),
+        "train_points": training(geometry, features) | runs_of_points(),
+        **surface_calls(),
     }
 
 
@@ -125,9 +129,6 @@ def training(geometry: Geometry, features: np.ndarray) -> Call:
         "encoder_steps": np.zeros(1, np.float32),
         "decoder_steps": np.zeros(scales, np.float32),
         "drawn": np.zeros(scales, np.int64),
-        "pyramid": [np.full((33, 21, OUTPUTS), 7, np.uint8), np.full((17, 11, OUTPUTS), 0.5, np.float32)],
-        "patches": 9,
-        "coarse_patches": 5,
         "seed": 1,
         "scales": np.array([0, 1, 0], np.int32),
         "encoder_rates": np.full(3, 0.01, np.float32),
@@ -138,10 +139,54 @@ def training(geometry: Geometry, features: np.ndarray) -> Call:
     }
 
 
+def surface_calls() -> dict[str, Call]:
+    """Arguments of the functions that extract surfaces: one block, of which one point is inside."""
+    values = np.ones((1, 8, 8, 8), np.float32)
+    values[0, 3, 3, 3] = -1
+    neighbours = np.full((1, 27), -1, np.int32)
+    neighbours[0, 13] = 0
+    blocks = {"values": values, "neighbours": neighbours, "whole": 1, "threads": SOME_THREADS}
+    edges = {"carried": 0, **blocks}
+    starts = np.ascontiguousarray(np.array(cubes.EDGES, np.int32).T)
+    cells = {"table": cubes.TABLE, "starts": starts, **blocks}
+    return {
+        "count_crossings": {**edges, "counts": np.empty(1, np.int32)},
+        "cross_edges": {
+            **edges,
+            "corners": np.zeros((1, 3), np.int32),
+            "spacing": 1.0,
+            "closest": 1e-3,
+            "farthest": 2.0,
+            "offsets": np.array([0, 6]),
+            "vertices": empty(6, 3),
+            "normals": empty(6, 3),
+            "edges": np.empty(6, np.int32),
+            "spans": empty(6),
+        },
+        "count_triangles": {**cells, "counts": np.empty(1, np.int32)},
+        "triangles": {
+            **cells,
+            "numbers": np.zeros((1, 8, 8, 8, 3), np.int32),
+            "offsets": np.array([0, 8]),
+            "faces": np.empty((8, 3), np.int32),
+        },
+    }
+
+
+def pictures() -> Call:
+    pyramid = [np.full((33, 21, OUTPUTS), 7, np.uint8), np.full((17, 11, OUTPUTS), 0.5, np.float32)]
+    return {"pyramid": pyramid, "patches": 9, "coarse_patches": 5}
+
+
+def runs_of_points() -> Call:
+    samples = [(40 * numbers(count, 2), numbers(count, OUTPUTS)) for count in (11 * RUN, 3 * RUN)]
+    return {"samples": samples, "runs": 9, "coarse_runs": 5, "loss": "distance"}
+
+
 FUNCTIONS = list(calls())
 WRITTEN = {
     "out", "features_gradient", "inputs_gradient", "parameters_gradient", "squares", "last", "encoder_steps",
-    "decoder_steps", "drawn", "errors",
+    "decoder_steps", "drawn", "errors", "counts", "vertices", "normals", "edges", "spans", "faces",
 }  # fmt: skip
 ARRAYS = [(n, a) for n, call in calls().items() for a, value in call.items() if isinstance(value, np.ndarray)]
 # More rows than the geometry has vertices are no harm, and a picture is as large as its region.
@@ -257,12 +302,34 @@ REFUSED = [
     *wherever("features", numbers(200), "must be"),
     ("render_image", with_argument("x", -1), "region"),
     ("render_image", with_argument("y", -1), "region"),
-    ("train", with_argument("patches", 0), "patches"),
-    ("train", with_argument("coarse_patches", -3), "patches"),
-    ("train", with_argument("scales", np.array([0, 2, 0], np.int32)), "no picture of that scale"),
-    ("train", with_argument("scales", np.array([-1, 0, 0], np.int32)), "no picture of that scale"),
+    *wherever("carried", 2, "carried"),
+    *wherever("whole", -1, "whole"),
+    *wherever("neighbours", np.full((1, 27), 1, np.int32), "neighbours"),
+    *wherever("offsets", np.array([0, 7]), "offsets"),
+    *wherever("starts", np.full((2, 12), 8, np.int32), "corners"),
+    *wherever("table", np.full((256, 5, 3), 12, np.int8), "edges"),
+    ("train", with_argument("patches", 0), "something to learn from"),
+    ("train", with_argument("coarse_patches", -3), "something to learn from"),
+    *wherever("scales", np.array([0, 2, 0], np.int32), "nothing to learn from at that scale"),
+    *wherever("scales", np.array([-1, 0, 0], np.int32), "nothing to learn from at that scale"),
     ("train", with_argument("pyramid", [numbers(8, 8, 4)]), "channels"),
     ("train", with_argument("pyramid", [numbers(0, 8, OUTPUTS)]), "picture"),
+    ("train_points", with_argument("runs", 0), "something to learn from"),
+    ("train_points", with_argument("coarse_runs", -3), "something to learn from"),
+    ("train_points", with_argument("loss", "squares"), "distance or occupancy"),
+    ("train_points", with_argument("samples", []), "nothing to learn from at that scale"),
+    *(
+        ("train_points", with_argument("samples", [(numbers(*positions), numbers(*truth))] * 2), message)
+        for positions, truth, message in (
+            ((RUN, 3), (RUN, OUTPUTS), "must be"),
+            ((2 * RUN,), (RUN, OUTPUTS), "must be"),
+            ((RUN, 2), (RUN, OUTPUTS + 1), "must be"),
+            ((RUN, 2), (RUN * OUTPUTS,), "must be"),
+            ((RUN, 2), (2 * RUN, OUTPUTS), "whole runs"),
+            ((RUN + 1, 2), (RUN + 1, OUTPUTS), "whole runs"),
+            ((0, 2), (0, OUTPUTS), "whole runs"),
+        )
+    ),
 ]
 
 
@@ -282,13 +349,33 @@ TABLES = [
 ]  # fmt: skip
 
 
+@pytest.mark.parametrize("function", ["train", "train_points"])
 @pytest.mark.parametrize(("table", "name"), TABLES)
-def test_tables_of_training_are_checked_too(table: str, name: str) -> None:
+def test_tables_of_training_are_checked_too(table: str, name: str, function: str) -> None:
     for change, error in ((strided, TypeError), (doubled, TypeError), (longer, ValueError)):
-        call = calls()["train"]
+        call = calls()[function]
         call[table][name] = change(call[table][name])
         with pytest.raises(error):
-            native.train(**call)
+            getattr(native, function)(**call)
+
+
+@pytest.mark.parametrize("change", [strided, other_dtype, doubled, np.ndarray.tolist, lambda values: None])
+@pytest.mark.parametrize("part", [0, 1])
+def test_samples_are_checked_too(part: int, change: Callable[[np.ndarray], object]) -> None:
+    call = calls()["train_points"]
+    pair = [*call["samples"][1]]
+    pair[part] = change(pair[part])
+    call["samples"][1] = pair
+    with pytest.raises(TypeError):
+        native.train_points(**call)
+
+
+def test_only_pictures_are_learned_from_a_pyramid() -> None:
+    root = Tree.root(4, (3, 2, 5))
+    solid = Lattice.build(root.split(root.leaf_rows), 4)
+    call = training(geometry_of(solid), numbers(solid.vertices + 1, CHANNELS)) | pictures()
+    with pytest.raises(ValueError, match="only pictures"):
+        native.train(**call)
 
 
 def longer(values: np.ndarray) -> np.ndarray:
@@ -343,3 +430,29 @@ def test_a_forked_child_can_compute() -> None:
         np.testing.assert_array_equal(mine, other)
     child.join(60)
     assert child.exitcode == 0
+
+
+def test_triangles_refuse_what_does_not_fit() -> None:
+    vertices, faces = np.eye(3), np.array([[0, 1, 2]], np.int32)
+    for wrong in (faces + 1, faces - 1, faces[:0]):
+        with pytest.raises(ValueError, match=r"face|triangle"):
+            native.Triangles(vertices, wrong, 1)
+    with pytest.raises(ValueError, match="not finite"):
+        native.Triangles(vertices * np.nan, faces, 1)
+    with pytest.raises(TypeError):
+        native.Triangles(vertices.astype(np.float32), faces, 1)
+    triangles, points = native.Triangles(vertices, faces, 1), np.zeros((5, 3))
+    with pytest.raises(ValueError, match="another shape"):
+        triangles.winding(points, 2.0, empty(4), WIDEST, 1)
+    with pytest.raises(ValueError, match="accuracy"):
+        triangles.signed_distance(points, 1.0, 0.5, empty(5), WIDEST, 1)
+    with pytest.raises(ValueError, match="saturate"):
+        triangles.signed_distance(points, -1.0, 2.0, empty(5), WIDEST, 1)
+    with pytest.raises(ValueError, match="not finite"):
+        triangles.winding(points * np.nan, 2.0, empty(5), WIDEST, 1)
+    with pytest.raises(ValueError, match="does not run"):
+        triangles.winding(points, 2.0, empty(5), "abacus", 1)
+    with pytest.raises(ValueError, match="grid"):
+        triangles.occupied(0.0, 0.0, 0.0, 0.0, 1, 1, 1, 1)
+    with pytest.raises(TypeError):
+        triangles.winding(np.zeros((5, 3), np.float32), 2.0, empty(5), WIDEST, 1)

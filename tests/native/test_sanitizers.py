@@ -22,6 +22,7 @@ WIDTH_FLAGS = {
     "avx2": ["-mavx2", "-mfma"],
     "portable": [],
 }
+WIDTHS_OF_TRIANGLES = ("avx2", "portable")
 MEMORY = "address,undefined"
 # all of `undefined` doubles the time that the templates take to compile
 MEMORY_OF_TEMPLATES = "address,bounds,signed-integer-overflow,shift,float-cast-overflow,alignment"
@@ -61,7 +62,13 @@ def build(directory: Path, sanitizers: str, of_templates: str, widths: list[str]
     for width, target in zip(widths, objects, strict=True):
         done = compiled(of_templates, target, "-c", *WIDTH_FLAGS[width], KERNELS / f"cpu_{width}.cpp")
         assert done.returncode == 0, done.stderr
-    sources = [KERNELS / "cpu.cpp", KERNELS / "threads.cpp", DRIVER]
+    for width in set(widths) & set(WIDTHS_OF_TRIANGLES):
+        objects.append(directory / f"triangles_{width}.o")
+        source = KERNELS / f"triangles_{width}.cpp"
+        done = compiled(sanitizers, objects[-1], "-c", *WIDTH_FLAGS[width], source)
+        assert done.returncode == 0, done.stderr
+    names = ("cpu.cpp", "isosurface.cpp", "threads.cpp", "triangles.cpp")
+    sources = [*(KERNELS / name for name in names), DRIVER]
     program = directory / "driver"
     done = compiled(sanitizers, program, "-pthread", *sources, *objects)
     assert done.returncode == 0, done.stderr

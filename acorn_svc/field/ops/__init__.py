@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from acorn_svc.field.geometry import Geometry
-from acorn_svc.field.ops.learning import Layer, Learned, Learner, Sampling, Schedule
+from acorn_svc.field.ops.learning import Layer, Learned, Learner, Loss, PointSampling, Sampling, Schedule
 
 __all__ = [
     "TABLE",
@@ -33,10 +33,12 @@ __all__ = [
     "encode_points",
     "encode_points_backward",
     "learn",
+    "learn_points",
     "locate",
     "render_image",
     "render_points",
     "train",
+    "train_points",
 ]
 
 
@@ -116,6 +118,23 @@ class Operations(Protocol):
 
     def train(self, geometry: Geometry, learner: Learner, sampling: Sampling, schedule: Schedule) -> None:
         """Steps of training, in place."""
+
+    def learn_points(
+        self,
+        geometry: Geometry,
+        features: Tensor,
+        layers: list[Layer],
+        positions: Tensor,
+        scale: int,
+        truth: Tensor,
+        loss: Loss,
+    ) -> Learned:
+        """Loss and gradients of points."""
+
+    def train_points(
+        self, geometry: Geometry, learner: Learner, sampling: PointSampling, schedule: Schedule
+    ) -> None:
+        """Steps of training from points, in place."""
 
 
 class Availability(NamedTuple):
@@ -271,6 +290,24 @@ def learn(
 def train(geometry: Geometry, learner: Learner, sampling: Sampling, schedule: Schedule) -> None:
     """See :func:`acorn_svc.field.ops.reference.train`."""
     _for(learner.last).train(geometry, learner, sampling, schedule)
+
+
+def learn_points(
+    geometry: Geometry,
+    features: Tensor,
+    layers: list[Layer],
+    positions: Tensor,
+    scale: int,
+    truth: Tensor,
+    loss: Loss,
+) -> Learned:
+    """See :func:`acorn_svc.field.ops.reference.learn_points`."""
+    return _for(features).learn_points(geometry, features, layers, positions, scale, truth, loss)
+
+
+def train_points(geometry: Geometry, learner: Learner, sampling: PointSampling, schedule: Schedule) -> None:
+    """See :func:`acorn_svc.field.ops.reference.train_points`."""
+    _for(learner.last).train_points(geometry, learner, sampling, schedule)
 
 
 def _for(values: Tensor) -> Operations:

@@ -5,12 +5,24 @@ Nothing is converted: a silent conversion costs time that nobody sees.
 
 from __future__ import annotations
 
+from typing import get_args
+
 import torch
 from torch import Tensor
 
 from acorn_svc.field.conventions import IMAGE_DIMENSION
 from acorn_svc.field.geometry import PATCH_SIDE, SLOTS, Geometry
-from acorn_svc.field.ops.learning import FEATURES, Layer, Learner, Sampling, Schedule
+from acorn_svc.field.ops.learning import (
+    FEATURES,
+    RUN,
+    Layer,
+    Learner,
+    Loss,
+    PointSampling,
+    Samples,
+    Sampling,
+    Schedule,
+)
 
 MATRIX = 2
 MAX_LAYERS = 8
@@ -138,6 +150,12 @@ def region(values: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
 def training(geometry: Geometry, learner: Learner, sampling: Sampling, schedule: Schedule) -> None:
     """Everything that learns has the shape of what it belongs to."""
     _require(geometry.dimension == IMAGE_DIMENSION, "only pictures are learned from a pyramid")
+    _learner(geometry, learner)
+    _sampling(learner, sampling)
+    _schedule(len(sampling.pyramid), schedule)
+
+
+def _learner(geometry: Geometry, learner: Learner) -> None:
     features, scales = learner.parameters[FEATURES], geometry.depth + 1
     reading(geometry, features, 0, None)
     for name, parameter in learner.parameters.items():
@@ -159,8 +177,45 @@ def training(geometry: Geometry, learner: Learner, sampling: Sampling, schedule:
     _require(learner.drawn.shape == (scales,), "drawn: expected one for each scale")
     _require(learner.errors.shape == (2, geometry.nodes), "errors: expected [2, nodes]")
     layers(learner.layers(0), SLOTS * features.shape[1])
-    _sampling(learner, sampling)
-    _schedule(sampling, schedule)
+
+
+def learning_points(
+    geometry: Geometry,
+    features: Tensor,
+    pairs: list[Layer],
+    positions: Tensor,
+    scale: int,
+    truth: Tensor,
+    loss: Loss,
+) -> None:
+    """Positions are ``float32 [n, dimension]``, truth is ``float32 [n, out]``."""
+    reading(geometry, features, scale, None)
+    layers(pairs, SLOTS * features.shape[1])
+    samples(Samples(positions, truth), geometry.dimension, len(pairs[-1][1]))
+    _require(loss in get_args(Loss), f"loss: expected one of {', '.join(get_args(Loss))}")
+
+
+def samples(values: Samples, dimension: int, out: int) -> None:
+    """Samples are ``float32 [n, dimension]`` and ``[n, out]``."""
+    floats("positions", values.positions)
+    floats("truth", values.truth)
+    _require_columns("positions", values.positions, dimension)
+    _require(values.truth.shape == (len(values.positions), out), f"truth: expected [n, {out}]")
+
+
+def training_points(
+    geometry: Geometry, learner: Learner, sampling: PointSampling, schedule: Schedule
+) -> None:
+    """Everything that learns has the shape of what it belongs to, and there are whole runs of samples."""
+    _learner(geometry, learner)
+    for part in sampling.samples:
+        samples(part, geometry.dimension, len(learner.layers(0)[-1][1]))
+        whole = len(part.positions) % RUN == 0 and len(part.positions) > 0
+        _require(whole, f"samples: expected a multiple of {RUN}, at least {RUN}")
+    _require(min(sampling.runs, sampling.coarse_runs) > 0, "a step needs runs")
+    _require(0 <= sampling.seed < 1 << 63, "seed: expected 0 to 2**63 - 1")
+    _require(sampling.loss in get_args(Loss), f"loss: expected one of {', '.join(get_args(Loss))}")
+    _schedule(len(sampling.samples), schedule)
 
 
 def _sampling(learner: Learner, sampling: Sampling) -> None:
@@ -175,7 +230,7 @@ def _sampling(learner: Learner, sampling: Sampling) -> None:
     _require(0 <= sampling.seed < 1 << 63, "seed: expected 0 to 2**63 - 1")
 
 
-def _schedule(sampling: Sampling, schedule: Schedule) -> None:
+def _schedule(scales: int, schedule: Schedule) -> None:
     tensor("scales", schedule.scales, torch.int32)
     floats("encoder_rates", schedule.encoder_rates)
     floats("decoder_rates", schedule.decoder_rates)
@@ -184,4 +239,4 @@ def _schedule(sampling: Sampling, schedule: Schedule) -> None:
     _require(same, "scales and rates: expected one of each for every step")
     if steps:
         low, high = int(schedule.scales.min()), int(schedule.scales.max())
-        _require(low >= 0 and high < len(sampling.pyramid), "scales: there is no picture of that scale")
+        _require(low >= 0 and high < scales, "scales: there is nothing to learn from at that scale")

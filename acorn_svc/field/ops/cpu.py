@@ -5,13 +5,19 @@ They run on as many threads as PyTorch is set to use; the results do not depend 
 
 from __future__ import annotations
 
+import sys
+from typing import TYPE_CHECKING, cast
+
 import torch
 from torch import Tensor
 
 from acorn_svc import _native
 from acorn_svc.field.geometry import PATCH_SIDE, SLOTS, Geometry
-from acorn_svc.field.ops import checks
-from acorn_svc.field.ops.learning import Layer, Learned, Learner, Sampling, Schedule
+from acorn_svc.field.ops import checks, points
+from acorn_svc.field.ops.learning import Layer, Learned, Learner, Loss, PointSampling, Sampling, Schedule
+
+if TYPE_CHECKING:
+    from acorn_svc.field.ops import Operations
 
 WIDEST = ""
 lanes = WIDEST  # or one of _native.lanes(), for tests and benchmarks
@@ -186,6 +192,50 @@ def train(geometry: Geometry, learner: Learner, sampling: Sampling, schedule: Sc
         lanes,
         _threads(),
     )
+
+
+def learn_points(
+    geometry: Geometry,
+    features: Tensor,
+    layers: list[Layer],
+    positions: Tensor,
+    scale: int,
+    truth: Tensor,
+    loss: Loss,
+) -> Learned:
+    """See :func:`acorn_svc.field.ops.reference.learn_points`."""
+    checks.learning_points(geometry, features, layers, positions, scale, truth, loss)
+    return points.learn(THIS, geometry, features, layers, positions, scale, truth, loss)
+
+
+def train_points(geometry: Geometry, learner: Learner, sampling: PointSampling, schedule: Schedule) -> None:
+    """See :func:`acorn_svc.field.ops.reference.train_points`."""
+    checks.training_points(geometry, learner, sampling, schedule)
+    _native.train_points(
+        geometry,
+        learner.parameters,
+        learner.first,
+        learner.second,
+        learner.last,
+        learner.scratch,
+        learner.encoder_steps,
+        learner.decoder_steps,
+        learner.drawn,
+        [(part.positions, part.truth) for part in sampling.samples],
+        sampling.runs,
+        sampling.coarse_runs,
+        sampling.seed,
+        sampling.loss,
+        schedule.scales,
+        schedule.encoder_rates,
+        schedule.decoder_rates,
+        learner.errors,
+        lanes,
+        _threads(),
+    )
+
+
+THIS = cast("Operations", sys.modules[__name__])
 
 
 def _detached(layers: list[Layer]) -> list[Layer]:

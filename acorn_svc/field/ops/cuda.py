@@ -7,9 +7,10 @@ threads run: see ``docs/cuda.md``.
 from __future__ import annotations
 
 import ctypes
+import sys
 from collections.abc import Iterator, Sequence
 from ctypes import c_float, c_int, c_longlong, c_ulonglong, c_void_p
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from cuda.bindings import driver
@@ -17,9 +18,22 @@ from cuda.core import Device
 from torch import Tensor
 
 from acorn_svc.field.geometry import PATCH_SIDE, SLOTS, Geometry
-from acorn_svc.field.ops import checks
+from acorn_svc.field.ops import checks, points
 from acorn_svc.field.ops.cuda_programs import CHANNELS, Network, kernel
-from acorn_svc.field.ops.learning import BETAS, FEATURES, Layer, Learned, Learner, Sampling, Schedule
+from acorn_svc.field.ops.learning import (
+    BETAS,
+    FEATURES,
+    Layer,
+    Learned,
+    Learner,
+    Loss,
+    PointSampling,
+    Sampling,
+    Schedule,
+)
+
+if TYPE_CHECKING:
+    from acorn_svc.field.ops import Operations
 
 MOST_OUTPUTS = 16
 ALIGNMENT = 16  # bytes, of what is read in quads
@@ -464,6 +478,29 @@ def train(geometry: Geometry, learner: Learner, sampling: Sampling, schedule: Sc
     """
     checks.training(geometry, learner, sampling, schedule)
     _Training(geometry, learner, sampling).run(schedule)
+
+
+def learn_points(
+    geometry: Geometry,
+    features: Tensor,
+    layers: list[Layer],
+    positions: Tensor,
+    scale: int,
+    truth: Tensor,
+    loss: Loss,
+) -> Learned:
+    """See :func:`acorn_svc.field.ops.reference.learn_points`."""
+    checks.learning_points(geometry, features, layers, positions, scale, truth, loss)
+    return points.learn(THIS, geometry, features, layers, positions, scale, truth, loss)
+
+
+def train_points(geometry: Geometry, learner: Learner, sampling: PointSampling, schedule: Schedule) -> None:
+    """See :func:`acorn_svc.field.ops.reference.train_points`."""
+    checks.training_points(geometry, learner, sampling, schedule)
+    points.train(THIS, geometry, learner, sampling, schedule)
+
+
+THIS = cast("Operations", sys.modules[__name__])
 
 
 class _Training:

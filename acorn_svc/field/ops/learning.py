@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from torch import Tensor
 
@@ -10,7 +10,9 @@ FEATURES = "encoder.features"
 BETAS = (0.9, 0.99)
 EPSILON = 1e-12
 LONGEST_GAP = 32
+RUN = 32
 
+Loss = Literal["distance", "occupancy"]
 Layer = tuple[Tensor, Tensor]
 
 
@@ -26,15 +28,15 @@ def scale_layers(weights: dict[str, Tensor], scale: int) -> list[Layer]:
 
 
 class Learned(NamedTuple):
-    """What some patches taught.
+    """What some patches or points taught.
 
     Attributes:
-        squares: ``float64 [n]``, weighted squared error of each patch.
+        errors: ``float64 [n]``, weighted squared error of each patch, or what each point adds to the loss.
         features: gradient ``float32 [vertices + 1, channels]``, row 0 zero.
         layers: gradients of every layer's weight and bias.
     """
 
-    squares: Tensor
+    errors: Tensor
     features: Tensor
     layers: list[Layer]
 
@@ -51,8 +53,8 @@ class Learner(NamedTuple):
         scratch: ``float32 [vertices + 1, channels]``, zero between calls.
         encoder_steps: ``float32 [1]``.
         decoder_steps: ``float32 [scales]``, steps at each scale.
-        drawn: ``int64 [scales]``, patches drawn so far at each scale.
-        errors: ``float64 [2, nodes]``, squared error and pixels seen at full size in each leaf.
+        drawn: ``int64 [scales]``, patches or runs drawn so far at each scale.
+        errors: ``float64 [2, nodes]``, sum of errors and count of what was seen at full size in each leaf.
     """
 
     parameters: dict[str, Tensor]
@@ -95,6 +97,39 @@ class Sampling(NamedTuple):
     patches: int
     coarse_patches: int
     seed: int
+
+
+class Samples(NamedTuple):
+    """Points with the truth about them, of one scale.
+
+    ``RUN`` of them after each other are drawn together, and should lie near each other, for then they read
+    the same features; sorted along a curve that fills space they do.
+
+    Attributes:
+        positions: ``float32 [n, dimension]`` in full-size pixels or voxels; n is a multiple of ``RUN``.
+        truth: ``float32 [n, out]``.
+    """
+
+    positions: Tensor
+    truth: Tensor
+
+
+class PointSampling(NamedTuple):
+    """What is learned from, when it is points.
+
+    Attributes:
+        samples: for each scale that is learned, from full size on.
+        runs: drawn for one step at full size.
+        coarse_runs: drawn for one step of a coarser scale.
+        seed: of the order, 0 to ``2**63 - 1``.
+        loss: see :func:`acorn_svc.field.ops.points.errors_of`.
+    """
+
+    samples: list[Samples]
+    runs: int
+    coarse_runs: int
+    seed: int
+    loss: Loss
 
 
 class Schedule(NamedTuple):

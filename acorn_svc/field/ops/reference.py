@@ -6,28 +6,39 @@ Every tensor is contiguous, of the dtype stated, and on one device; anything els
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable
+import sys
 from functools import cache
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
 
 from acorn_svc.field.geometry import DIRECT_SLOTS, PATCH_SIDE, SLOTS, Geometry, kronecker
-from acorn_svc.field.ops import checks
+from acorn_svc.field.ops import checks, points
+from acorn_svc.field.ops.cells import (
+    blocks_under,
+    cell,
+    clamped,
+    leaves,
+    offsets,
+    vertex_index,
+)
 from acorn_svc.field.ops.learning import (
-    BETAS,
-    EPSILON,
     FEATURES,
-    LONGEST_GAP,
     Layer,
     Learned,
     Learner,
+    Loss,
+    PointSampling,
     Sampling,
     Schedule,
 )
-from acorn_svc.field.ops.shuffle import mixed, shuffled
+from acorn_svc.field.ops.shuffle import turns
+from acorn_svc.field.ops.steps import update
 from acorn_svc.field.state import ALPHA_CHANNELS
+
+if TYPE_CHECKING:
+    from acorn_svc.field.ops import Operations
 
 BLOCKS_AT_ONCE = 64
 LEAST_ALPHA = 1e-4
@@ -47,25 +58,7 @@ def locate(geometry: Geometry, positions: Tensor) -> Tensor:
         ``int32 [n]``.
     """
     checks.positions(geometry, positions)
-    return _leaves(geometry, _blocks_under(geometry, _clamped(geometry, positions))).int()
-
-
-def _clamped(geometry: Geometry, positions: Tensor) -> Tensor:
-    far = torch.tensor(geometry.extent, dtype=torch.float64, device=positions.device) * geometry.cells
-    return torch.minimum(positions.clamp(min=0), torch.nextafter(far, torch.zeros_like(far)))
-
-
-def _blocks_under(geometry: Geometry, positions: Tensor) -> Tensor:
-    return torch.div(positions, geometry.cells, rounding_mode="floor").long()
-
-
-def _leaves(geometry: Geometry, blocks: Tensor) -> Tensor:
-    """Rows ``[n]`` of the leaves over finest-level ``blocks [n, dimension]``, clamped to the extent."""
-    index = torch.zeros_like(blocks[:, 0])
-    for axis in reversed(range(geometry.dimension)):
-        side = geometry.extent[axis]
-        index = index * side + blocks[:, axis].clamp(0, side - 1)
-    return geometry.leaf_map.reshape(-1)[index].long()
+    return leaves(geometry, blocks_under(geometry, clamped(geometry, positions))).int()
 
 
 # --- reading features ---
@@ -147,8 +140,8 @@ def _features_gradient(features: Tensor, read: Tensor, gradient: Tensor) -> Tens
 def _points(
     geometry: Geometry, features: Tensor, positions: Tensor, scale: int, folded: Tensor | None
 ) -> Tensor:
-    positions = _clamped(geometry, positions)
-    ancestors = geometry.ancestors[_leaves(geometry, _blocks_under(geometry, positions))].long()
+    positions = clamped(geometry, positions)
+    ancestors = geometry.ancestors[leaves(geometry, blocks_under(geometry, positions))].long()
     level = geometry.depth - scale
     slots = [
         _point_slot(geometry, features, ancestors[:, level - up], positions, up + scale)
@@ -163,23 +156,15 @@ def _points(
             slots.append(torch.stack(rest).sum(dim=0))
         else:
             rows, shift = _deepest(geometry, ancestors, level - DIRECT_SLOTS)
-            index, weights = _cell(geometry, rows, positions / (1 << shift)[:, None])
+            index, weights = cell(geometry, rows, positions / (1 << shift)[:, None])
             slots.append(_weighted(_gather(folded, index), weights))
     slots += [features.new_zeros(len(positions), features.shape[1])] * (SLOTS - len(slots))
     return torch.cat(slots, dim=1)
 
 
 def _point_slot(geometry: Geometry, features: Tensor, rows: Tensor, positions: Tensor, shift: int) -> Tensor:
-    index, weights = _cell(geometry, rows, positions / (1 << shift))
+    index, weights = cell(geometry, rows, positions / (1 << shift))
     return _weighted(_gather(features, geometry.table.reshape(-1)[index]), weights)
-
-
-def _cell(geometry: Geometry, rows: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-    """Table indices and weights ``[2**dimension, n]`` of the vertices around ``positions`` in cells."""
-    local = positions % geometry.cells
-    low = local.floor()
-    index = _offsets(geometry, (0, 1))[:, None] + _vertex_index(geometry, rows, low.long())
-    return index, _product_weights(local - low)
 
 
 def _deepest(geometry: Geometry, ancestors: Tensor, level: int) -> tuple[Tensor, Tensor]:
@@ -189,29 +174,12 @@ def _deepest(geometry: Geometry, ancestors: Tensor, level: int) -> tuple[Tensor,
     return ancestors.gather(1, levels[:, None])[:, 0], geometry.depth - levels
 
 
-def _vertex_index(geometry: Geometry, rows: Tensor, cells: Tensor) -> Tensor:
-    """Table index ``[...]`` of the lowest vertex of ``cells [..., dimension]``, local to their blocks."""
-    steps = [(geometry.cells + 1) ** axis for axis in range(geometry.dimension)]
-    index: Tensor = rows * geometry.table.shape[1]
-    for axis, step in enumerate(steps):
-        index = index + cells[..., axis] * step
-    return index
-
-
-def _offsets(geometry: Geometry, ranges: Iterable[int]) -> Tensor:
-    """Table offsets of a box of vertices, ``(z,) y, x`` order."""
-    steps = [(geometry.cells + 1) ** axis for axis in reversed(range(geometry.dimension))]
-    places = itertools.product(tuple(ranges), repeat=geometry.dimension)
-    offsets = [sum(p * s for p, s in zip(place, steps, strict=True)) for place in places]
-    return torch.tensor(offsets, device=geometry.table.device)
-
-
 def _patches(
     geometry: Geometry, features: Tensor, corners: Tensor, scale: int, side: int, folded: Tensor | None
 ) -> Tensor:
     """``[side**dimension, n, SLOTS * channels]`` for patches of any power of two up to ``cells``."""
-    leaves = _leaves(geometry, torch.div(corners << scale, geometry.cells, rounding_mode="floor"))
-    ancestors = geometry.ancestors[leaves].long()
+    under = leaves(geometry, torch.div(corners << scale, geometry.cells, rounding_mode="floor"))
+    ancestors = geometry.ancestors[under].long()
     level = geometry.depth - scale
     fine = range(min(side.bit_length() - 1, DIRECT_SLOTS, level + 1))
     coarse = range(len(fine), 1 + (level if folded is None else min(DIRECT_SLOTS - 1, level)))
@@ -259,8 +227,8 @@ def _read_levels(
 
 def _fine_index(geometry: Geometry, rows: Tensor, corners: Tensor, up: int, side: int) -> Tensor:
     """Table indices ``[vertices, n]`` of all vertices of patches that are larger than a cell."""
-    base = _vertex_index(geometry, rows, (corners >> up) % geometry.cells)
-    return _offsets(geometry, range((side >> up) + 1))[:, None] + base
+    base = vertex_index(geometry, rows, (corners >> up) % geometry.cells)
+    return offsets(geometry, range((side >> up) + 1))[:, None] + base
 
 
 def _coarse_index(geometry: Geometry, rows: Tensor, corners: Tensor, up: Tensor) -> Tensor:
@@ -268,8 +236,8 @@ def _coarse_index(geometry: Geometry, rows: Tensor, corners: Tensor, up: Tensor)
 
     ``rows [levels, n]`` are the blocks, ``up [levels, n or 1]`` the exponents of their cells' sides.
     """
-    base = _vertex_index(geometry, rows, (corners >> up[..., None]) % geometry.cells)
-    return (_offsets(geometry, (0, 1))[:, None] + base[:, None]).flatten(0, 1)
+    base = vertex_index(geometry, rows, (corners >> up[..., None]) % geometry.cells)
+    return (offsets(geometry, (0, 1))[:, None] + base[:, None]).flatten(0, 1)
 
 
 def _spread_coarse(geometry: Geometry, values: Tensor, direct: int, side: int) -> list[Tensor]:
@@ -316,15 +284,6 @@ def _spread(matrix: Tensor, values: Tensor) -> Tensor:
     """Applies ``matrix [pixels, vertices]`` to ``values [vertices, n, channels]``."""
     matrix = matrix.to(values.device, values.dtype)
     return (matrix @ values.flatten(1)).reshape(len(matrix), *values.shape[1:])
-
-
-def _product_weights(fractions: Tensor) -> Tensor:
-    """Multilinear weights ``[2**dimension, n]`` of a cell's corners for ``fractions [n, dimension]``."""
-    weights = fractions.new_ones(1, len(fractions))
-    for axis in reversed(range(fractions.shape[1])):
-        along = torch.stack([1 - fractions[:, axis], fractions[:, axis]])
-        weights = (weights[:, None] * along[None]).flatten(0, 1)
-    return weights
 
 
 @cache
@@ -533,18 +492,12 @@ def _train_step(
     features = learner.parameters[FEATURES]
     layers = learner.layers(scale)
     learned = learn(geometry, features, layers, corners, scale, truth, weights)
-    learner.encoder_steps.add_(1)
-    learner.decoder_steps[scale] += 1
     learner.drawn[scale] += len(corners)
     read = learn_rows(geometry, corners, scale)
-    _row_step(learner, read, learned.features[read], encoder_rate)
-    gradients = [tensor for layer in learned.layers for tensor in layer]
-    for number, gradient in enumerate(gradients):
-        name = f"decoder.{number // 2}.{('weight', 'bias')[number % 2]}"
-        _adam_step(learner, name, scale, gradient, decoder_rate)
+    update(learner, scale, read, learned.features, learned.layers, encoder_rate, decoder_rate)
     if scale == 0:
-        rows = _leaves(geometry, torch.div(corners, geometry.cells, rounding_mode="floor"))
-        learner.errors[0].index_add_(0, rows, learned.squares)
+        rows = leaves(geometry, torch.div(corners, geometry.cells, rounding_mode="floor"))
+        learner.errors[0].index_add_(0, rows, learned.errors)
         learner.errors[1].index_add_(0, rows, weights.sum(dim=1).double())
 
 
@@ -554,13 +507,7 @@ def draw_patches(learner: Learner, sampling: Sampling, scale: int) -> Tensor:
     across, down = (-(-side // PATCH_SIDE) for side in (image.shape[1], image.shape[0]))
     available = across * down
     count = min(sampling.coarse_patches if scale else sampling.patches, 2 * available)
-    first = int(learner.drawn[scale])
-    numbers = torch.arange(first, first + count)
-    places = torch.empty_like(numbers)
-    for turn in range(first // available, (first + count - 1) // available + 1):
-        inside = numbers // available == turn
-        key = mixed(mixed(mixed(sampling.seed) + scale) + turn)
-        places[inside] = shuffled(numbers[inside] % available, available, key)
+    places = turns(int(learner.drawn[scale]), count, available, sampling.seed, scale)
     corners = torch.stack([places % across, places // across], dim=1) * PATCH_SIDE
     return corners.to(image.device)
 
@@ -585,21 +532,47 @@ def learn_rows(geometry: Geometry, corners: Tensor, scale: int) -> Tensor:
     return torch.nonzero(weight[:, 0])[:, 0]
 
 
-def _row_step(learner: Learner, rows: Tensor, gradient: Tensor, rate: Tensor) -> None:
-    table, second, last = learner.parameters[FEATURES], learner.second[FEATURES], learner.last
-    count = learner.encoder_steps[0]
-    gap = (count - last[rows]).clamp(max=LONGEST_GAP)
-    moment = second[rows] * (BETAS[1] ** gap)[:, None] + (1 - BETAS[1]) * gradient.square()
-    root = (moment / (1 - BETAS[1] ** count)).sqrt() + EPSILON
-    table[rows] -= rate * gradient / root
-    second[rows] = moment
-    last[rows] = count
+def learn_points(
+    geometry: Geometry,
+    features: Tensor,
+    layers: list[Layer],
+    positions: Tensor,
+    scale: int,
+    truth: Tensor,
+    loss: Loss,
+) -> Learned:
+    """The error of points and its gradients.
+
+    The loss is the sum of :func:`acorn_svc.field.ops.points.errors_of` divided by the number of points.
+
+    Args:
+        geometry: the blocks.
+        features: ``float32 [vertices + 1, channels]``, row 0 zero.
+        layers: of the decoder of this scale.
+        positions: ``float32 [n, dimension]`` in full-size pixels; clamped to the extent.
+        scale: 0 to ``depth``.
+        truth: ``float32 [n, out]``.
+        loss: ``"distance"`` or ``"occupancy"``.
+    """
+    checks.learning_points(geometry, features, layers, positions, scale, truth, loss)
+    return points.learn(THIS, geometry, features, layers, positions, scale, truth, loss)
 
 
-def _adam_step(learner: Learner, name: str, scale: int, gradient: Tensor, rate: Tensor) -> None:
-    value, first, second = (table[name][scale] for table in learner.tables)
-    count = learner.decoder_steps[scale]
-    first.mul_(BETAS[0]).add_(gradient, alpha=1 - BETAS[0])
-    second.mul_(BETAS[1]).add_((1 - BETAS[1]) * gradient.square())
-    root = second.sqrt() / (1 - BETAS[1] ** count).sqrt() + EPSILON
-    value -= rate / (1 - BETAS[0] ** count) * first / root
+def train_points(geometry: Geometry, learner: Learner, sampling: PointSampling, schedule: Schedule) -> None:
+    """Steps of training from points, in place: draw runs, :func:`learn_points`, update what they touched.
+
+    Step ``i`` draws ``sampling.runs`` runs of scale ``schedule.scales[i]`` (``coarse_runs`` if that is not 0,
+    and never more than twice as many as there are), in a random order as :func:`train` draws patches. The
+    optimisers are those of :func:`train`.
+
+    Args:
+        geometry: the blocks.
+        learner: what learns.
+        sampling: from what.
+        schedule: when and how fast.
+    """
+    checks.training_points(geometry, learner, sampling, schedule)
+    points.train(THIS, geometry, learner, sampling, schedule)
+
+
+THIS = cast("Operations", sys.modules[__name__])

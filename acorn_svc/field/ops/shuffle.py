@@ -6,6 +6,7 @@ integers, whose products wrap around as unsigned ones do.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 WORD = 1 << 64
@@ -31,6 +32,23 @@ def shuffled(index: Tensor, count: int, key: int) -> Tensor:
     while bool((outside := result >= count).any()):
         result[outside] = _scrambled(result[outside], mask, half, key)
     return result
+
+
+def turns(first: int, count: int, available: int, seed: int, scale: int) -> Tensor:
+    """Which of the ``available`` things of a scale are drawn as number ``first .. first + count - 1``.
+
+    Every thing comes once before any comes again, each time in another order.
+
+    Returns:
+        ``int64 [count]``.
+    """
+    numbers = torch.arange(first, first + count)
+    places = torch.empty_like(numbers)
+    for turn in range(first // available, (first + count - 1) // available + 1):
+        inside = numbers // available == turn
+        key = mixed(mixed(mixed(seed) + scale) + turn)
+        places[inside] = shuffled(numbers[inside] % available, available, key)
+    return places
 
 
 def _scrambled(index: Tensor, mask: int, half: int, key: int) -> Tensor:

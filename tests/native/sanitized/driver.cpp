@@ -18,6 +18,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <limits>
+#include <memory>
 #include <random>
 #include <stdexcept>
 #include <string>
@@ -25,7 +26,9 @@
 #include <vector>
 
 #include "cpu.h"
+#include "isosurface.h"
 #include "threads.h"
+#include "triangles.h"
 
 namespace acorn::cpu {
 // Stand for the instruction sets that were not linked.
@@ -38,6 +41,11 @@ extern const Kernels KERNELS __attribute__((weak));
 const Kernels KERNELS{};
 }  // namespace avx2
 }  // namespace acorn::cpu
+
+namespace acorn::triangles::avx2 {
+extern const Kernels KERNELS __attribute__((weak));
+const Kernels KERNELS{};
+}  // namespace acorn::triangles::avx2
 
 namespace {
 
@@ -265,7 +273,8 @@ void run_reading(const cpu::Kernels& kernels, const Field& field) {
     }
 }
 
-// What `train` works on: three scales of a picture whose sides are no multiples of a patch's.
+// What `train` and `train_points` work on: three scales of a picture whose sides are no multiples of a patch's, or of
+// points, as many as fill no tile, one tile, and several.
 struct Trained {
     static constexpr int SCALES = 3;
     Field& field;
@@ -276,6 +285,8 @@ struct Trained {
     std::vector<long long> drawn;
     std::vector<double> errors;
     std::vector<cpu::Image> pyramid;
+    std::vector<std::vector<float>> positions, truth;
+    std::vector<cpu::Samples> samples;
     cpu::Training training{};
 
     Trained(Field& field, const std::vector<int>& widths, int width, int height)
@@ -298,6 +309,8 @@ struct Trained {
                 layer.bias[moment] = scales_of(layer.outputs, moment == 0);
             }
         }
+        for (int runs : {21, 1, 8}) add_samples(runs * RUN, channels);
+        training.samples = samples.data();
         training.view = field.view(0, false);
         training.table = {field.features.data(), second.data(), last.data(), gradient.data(), field.channels};
         training.pyramid = pyramid.data();
@@ -316,11 +329,26 @@ struct Trained {
         return arrays.back().data();
     }
 
-    void run(const cpu::Kernels& kernels, int threads) {
+    // Some in runs that stay in a cell, some anywhere, also outside.
+    void add_samples(Index count, int channels) {
+        std::vector<float> places;
+        for (double value : field.positions(count)) places.push_back(static_cast<float>(value));
+        for (Index row = 2; row + 1 < count; row += 2) {
+            for (int axis = 0; axis < field.dimension; ++axis) places[(row + 1) * field.dimension + axis] = places[row * field.dimension + axis];
+        }
+        positions.push_back(places);
+        truth.push_back(random_floats(count * channels));
+        for (Index row = 0; row < count; row += 3) truth.back()[row * channels] = row % 2 ? 1.0f : -1.0f;
+        samples.push_back({positions.back().data(), truth.back().data(), count});
+    }
+
+    using Train = void(const cpu::Training&, const cpu::Schedule&, const cpu::Kernels&, int);
+
+    void run(Train train, const cpu::Kernels& kernels, int threads) {
         const std::vector<int> scales{0, 2, 1, 0, 1};
         const std::vector<float> rates(scales.size(), 0.01f);
         const int steps = static_cast<int>(scales.size());
-        cpu::train(training, {scales.data(), rates.data(), rates.data(), steps}, kernels, threads);
+        train(training, {scales.data(), rates.data(), rates.data(), steps}, kernels, threads);
         require(encoder_steps[0] == steps, "train took another number of steps");
         require_written(field.features, "train");
         for (const std::vector<float>& array : arrays) require_written(array, "train");
@@ -332,7 +360,74 @@ void run_training(const cpu::Kernels& kernels, int channels) {
     for (const auto& [width, height] : std::vector<std::array<int, 2>>{{61, 35}, {3, 2}}) {
         for (int threads : {1, 3}) {
             Field field({16, 9}, 2, 4, channels);
-            Trained(field, {SLOTS * channels, 7, 3}, width, height).run(kernels, threads);
+            Trained(field, {SLOTS * channels, 7, 3}, width, height).run(cpu::train, kernels, threads);
+        }
+    }
+}
+
+void run_training_from_points(const cpu::Kernels& kernels, int channels) {
+    for (const std::vector<int>& extent : std::vector<std::vector<int>>{{16, 9}, {3, 2, 5}}) {
+        for (int threads : {1, 2, 3}) {
+            const cpu::Loss loss = threads == 2 ? cpu::Loss::OCCUPANCY : cpu::Loss::DISTANCE;
+            for (int outputs : {1, 4}) {
+                Field field(extent, 2, 4, channels);
+                Trained trained(field, {SLOTS * channels, 7, outputs}, 3, 2);
+                trained.training.loss = loss;
+                trained.run(cpu::train_points, kernels, threads);
+            }
+        }
+    }
+}
+
+// Surfaces through blocks of random numbers, some of them unknown. The cells of this table make triangles of any
+// edges, which is as good: what they are made of is no matter here.
+void run_isosurface() {
+    constexpr int COUNT = 20, MOST = 5;
+    std::vector<float> values = random_floats(Index{COUNT} * isosurface::POINTS);
+    for (float& value : values) {
+        if (below(50) == 0) value = NOTHING;
+    }
+    std::vector<int> neighbours(COUNT * isosurface::NEIGHBOURS), corners(COUNT * 3, 8);
+    for (int i = 0; i < COUNT; ++i) {
+        for (int other = 0; other < isosurface::NEIGHBOURS; ++other) {
+            neighbours[i * isosurface::NEIGHBOURS + other] = below(8) ? below(COUNT) : -1;
+        }
+        neighbours[i * isosurface::NEIGHBOURS + isosurface::NEIGHBOURS / 2] = i;
+    }
+    std::vector<signed char> edges(isosurface::CASES * MOST * 3);
+    for (signed char& edge : edges) edge = static_cast<signed char>(below(13) - 1);
+    std::vector<int> starts, axes;
+    for (int axis = 0; axis < 3; ++axis) {
+        for (int corner = 0; corner < 8; ++corner) {
+            if (corner >> axis & 1) continue;
+            starts.push_back(corner);
+            axes.push_back(axis);
+        }
+    }
+    const auto sums = [](const std::vector<int>& counts) {
+        std::vector<Index> offsets(1);
+        for (int count : counts) offsets.push_back(offsets.back() + count);
+        return offsets;
+    };
+    const isosurface::Blocks blocks{values.data(), neighbours.data(), COUNT};
+    const isosurface::Table table{edges.data(), MOST, starts.data(), axes.data()};
+    for (int threads : {1, 3}) {
+        for (const isosurface::Range& range : {isosurface::Range{0, COUNT}, isosurface::Range{3, 11}, isosurface::Range{0, 0}}) {
+            std::vector<int> counts(COUNT, -1), face_counts(range.whole, -1);
+            isosurface::count_crossings(blocks, range, counts.data(), threads);
+            const std::vector<Index> offsets = sums(counts);
+            std::vector<float> vertices = unwritten(3 * offsets.back()), normals = vertices, spans = unwritten(offsets.back());
+            std::vector<int> crossed(offsets.back(), -1);
+            isosurface::cross_edges(blocks, range, corners.data(), 0.5, 1e-3, 2, offsets.data(),
+                                    {vertices.data(), normals.data(), crossed.data(), spans.data()}, threads);
+            require_written(vertices, "cross_edges");
+            require_written(spans, "cross_edges");
+            for (int edge : crossed) require(0 <= edge, "cross_edges left an edge unwritten");
+            isosurface::count_triangles(blocks, range.whole, table, face_counts.data(), threads);
+            const std::vector<Index> face_offsets = sums(face_counts);
+            const std::vector<int> numbers(3 * values.size(), 7);
+            std::vector<int> faces(3 * face_offsets.back(), -1);
+            isosurface::triangles(blocks, range.whole, numbers.data(), table, face_offsets.data(), faces.data(), threads);
         }
     }
 }
@@ -367,6 +462,50 @@ void run_threads() {
     count_all();
 }
 
+// A soup of triangles, some without area, of sizes that fill packets and trees of triangles oddly.
+void run_triangles(const triangles::Kernels& kernels, int faces, int threads) {
+    std::uniform_real_distribution<double> uniform(-1, 1);
+    std::vector<double> vertices(9 * faces), points(3 * 1500);
+    std::vector<std::int32_t> corners(3 * faces);
+    for (double& value : vertices) value = uniform(generator);
+    for (double& value : points) value = 2 * uniform(generator);
+    for (int i = 0; i < 3 * faces; ++i) corners[i] = i % 11 ? i : 0;
+    const auto surface = triangles::build(vertices.data(), 3 * faces, corners.data(), faces, threads);
+    for (int count : {0, 1, 1025, 1500}) {
+        std::vector<float> distances = unwritten(count), barycentric = unwritten(3 * count), signs = unwritten(count), windings = unwritten(count);
+        std::vector<std::int32_t> nearest(count, -2);
+        auto answers = std::make_unique<bool[]>(count);
+        triangles::closest(surface, kernels, points.data(), count, 0.5, distances.data(), nearest.data(), barycentric.data(), threads);
+        triangles::winding(surface, kernels, points.data(), count, 2, windings.data(), threads);
+        triangles::inside(surface, kernels, points.data(), count, 2, answers.get(), threads);
+        triangles::signed_distance(surface, kernels, points.data(), count, 0.5, 2, signs.data(), threads);
+        require_written(distances, "closest");
+        require_written(barycentric, "closest");
+        require_written(windings, "winding");
+        require_written(signs, "signed_distance");
+        for (std::int32_t face : nearest) require(-1 <= face && face < faces, "closest names no face");
+    }
+    const double origin[3] = {-0.9, -1.5, -0.5};
+    for (std::int64_t cells : {3, 40, 1100}) {  // the last has too many cells for a bit each
+        const std::int64_t counts[3] = {cells, cells, cells + 1};
+        const auto found = triangles::occupied(surface, origin, 0.01, counts, threads);
+        for (std::int64_t cell : found) require(0 <= cell && cell < counts[0] * counts[1] * counts[2], "no such cell");
+    }
+}
+
+void run_all_triangles(int threads) {
+    for (const char* name : {"portable", "avx2"}) {
+        const triangles::Kernels* kernels = nullptr;
+        try {
+            kernels = &triangles::chosen(name);
+        } catch (const std::invalid_argument&) {
+            continue;  // not of this processor
+        }
+        if (!kernels->name) continue;  // not linked
+        for (int faces : {1, 8, 9, 65, 300}) run_triangles(*kernels, faces, threads);
+    }
+}
+
 void overrun() {
     const Layers layers({5, 3});
     const std::vector<float> in = random_floats(5 * 257);
@@ -395,6 +534,7 @@ void run_everything(const cpu::Kernels& kernels) {
         run_reading(kernels, Field({5, 3}, 2, 6, channels));
         run_reading(kernels, Field({3, 2, 5}, 2, 5, channels));
         run_training(kernels, channels);
+        run_training_from_points(kernels, channels);
     }
 }
 
@@ -404,6 +544,7 @@ void run_shared(const cpu::Kernels& kernels) {
     const std::vector<Layers> list = decoders(SLOTS * field.channels);
     for (const Layers& layers : list) run_learn(kernels, field.view(0, false), field, layers.decoder);
     run_training(kernels, 4);
+    run_training_from_points(kernels, 4);
 }
 
 }  // namespace
@@ -418,5 +559,7 @@ int main(int count, char** arguments) {
         std::printf("%s\n", kernels->name);
         what == "threads" ? run_shared(*kernels) : run_everything(*kernels);
     }
+    run_all_triangles(what == "threads" ? 3 : 1);
+    run_isosurface();
     run_threads();
 }

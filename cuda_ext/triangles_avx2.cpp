@@ -1,0 +1,3 @@
+#define ACORN_NAMESPACE avx2
+#define ACORN_NAME "avx2"
+#include "triangles_lanes.h"
