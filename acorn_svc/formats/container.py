@@ -2,46 +2,67 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
-from collections.abc import Iterator
-from itertools import pairwise
+from dataclasses import asdict
 from pathlib import Path
 from types import NoneType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
 
 from acorn_svc.errors import BadModel
-from acorn_svc.field.model import Field
-from acorn_svc.field.state import Architecture, FieldState, FitRecord, Signal
+from acorn_svc.field.kinds import AnyField, field_from_state
+from acorn_svc.field.lattice import owned_counts
+from acorn_svc.field.quantisation import (
+    DTYPES,
+    MAX_SCALE,
+    MIN_SCALE,
+    FeatureDtype,
+    dequantised,
+    stored_as,
+)
+from acorn_svc.field.state import (
+    CELLS,
+    FEATURE_CHANNELS,
+    Architecture,
+    FieldState,
+    FitRecord,
+    ShapeSignal,
+    Signal,
+)
+from acorn_svc.field.tree import MAX_DEPTH, IntArray, Tree
 from acorn_svc.formats import envelope
+from acorn_svc.formats.chunks import (
+    CODECS,
+    TABLE,
+    Storage,
+    read_chunks,
+    storage_for,
+    table_shapes,
+    write_chunks,
+)
 from acorn_svc.formats.envelope import Array, Document
 from acorn_svc.formats.files import Buffer, read_bytes, replace_file
 
 KEY = "acorn"
 VERSION = 0
-DTYPE = "float16"
-DTYPES = ("float16", "float32")
-CODEC = "raw"
-CHUNK_DIGEST_BYTES = 16
 
 MAX_MODEL_BYTES = 1 << 30
 MAX_NODES = 4_000_000
-MAX_FEATURES = 1024
-MAX_LEVEL = 31
-MAX_SCALE = 2.0**64
 MAX_FINEST_BLOCKS = 1 << 24
 MAX_VERTEX_ENTRIES = 1 << 29
+MAX_FEATURE_VALUES = 1 << 29
 MAX_ARCHITECTURE = 4096
 MAX_TEXT = 64
-DIMENSIONS = (2, 3)
+FLAGS_PER_BYTE = 8
 WEIGHT_NAME = re.compile(r"weights\.([a-z0-9_.]{1,64})")
-INDEX = {
-    "chunks.bytes": "<u8", "chunks.offset": "<u8", "chunks.digest": "|u1",
-    "index.levels": "|u1", "index.morton": "<u8",
+SIGNALS: dict[str, type[Signal] | type[ShapeSignal]] = {"image": Signal, "shape": ShapeSignal}
+INDEX = {"image": ("index.split",), "shape": ("index.split", "index.inside", "index.outside")}
+TENSORS = {
+    "chunks.bytes": "<u8", "chunks.offset": "<u8", "chunks.digest": "|u1", "features.scale": "<f4",
+    "index.split": "|u1", "index.inside": "|u1", "index.outside": "|u1",
 }  # fmt: skip
 
 
@@ -53,27 +74,32 @@ class TreeShape:
     extent: list[int]
 
 
-def write_field(path: Path, field: Field) -> None:
+def write_field(path: Path, field: AnyField, dtype: FeatureDtype | None = None) -> None:
     """Replaces `path` by the field's file, at once and for good.
 
+    Args:
+        path: of the file.
+        field: what to write.
+        dtype: of the features in the file; default that of the field's kind (`dtype_for`).
+
     Raises:
-        BadModel: the field's features are too large for the file.
+        BadModel: the field is too large for the file, or not finite.
         OSError: it cannot be written; `path` is then as it was.
     """
-    replace_file(path, pack_state(field.to_state()))
+    replace_file(path, pack_state(field.to_state(), dtype))
 
 
-def field_to_bytes(field: Field) -> bytes:
-    """The field's file in memory. The same field gives the same bytes.
+def field_to_bytes(field: AnyField, dtype: FeatureDtype | None = None) -> bytes:
+    """The field's file in memory; see `write_field`. The same field gives the same bytes.
 
     Raises:
-        BadModel: the field's features are too large for the file.
+        BadModel: the field is too large for the file, or not finite.
     """
-    return b"".join(pack_state(field.to_state()))
+    return b"".join(pack_state(field.to_state(), dtype))
 
 
-def read_field(source: Path | Buffer, max_bytes: int = MAX_MODEL_BYTES) -> Field:
-    """The field in a file or in its bytes, every one of them checked before anything is allocated.
+def read_field(source: Path | Buffer, max_bytes: int = MAX_MODEL_BYTES) -> AnyField:
+    """The field in a file or in its bytes; every byte is checked, and nothing is allocated unbounded.
 
     Raises:
         BadModel: the file is cut, damaged, of another kind or of a newer version.
@@ -81,96 +107,112 @@ def read_field(source: Path | Buffer, max_bytes: int = MAX_MODEL_BYTES) -> Field
         OSError: it cannot be read.
     """
     data = read_bytes(source, max_bytes) if isinstance(source, Path) else source
-    return Field.from_state(unpack_state(data))
+    return field_from_state(unpack_state(data))
 
 
-def pack_state(state: FieldState) -> list[Buffer]:
-    """The parts of a file, in order.
+def pack_state(state: FieldState, dtype: FeatureDtype | None = None) -> list[Buffer]:
+    """The parts of a file, in order; see `write_field`.
 
     Raises:
-        BadModel: a feature isn't finite in float16, or a weight isn't finite.
+        BadModel: the header has an impossible entry, the field is beyond the limits, a feature isn't finite
+            in the file's dtype, or a weight isn't finite.
     """
-    features = _stored(state.features)
-    row_bytes = features.itemsize * features.shape[1]
-    offsets = state.offsets.astype(np.uint64) * np.uint64(row_bytes)
-    has_chunks = features.shape[0] > 0
-    chunks = offsets if has_chunks else offsets[:1]
-    head: dict[str, Array] = {
-        "index.levels": state.levels,
-        "index.morton": state.indices,
-        "chunks.offset": chunks[:-1],
-        "chunks.bytes": np.diff(chunks),
-        "chunks.digest": _chunk_digests(features, chunks),
-        **{f"weights.{name}": array for name, array in state.weights.items()},
-    }
+    header = envelope.parse_json(envelope.canonical_json(state.header))
+    _check_header(header)
+    _check_size(header, len(state.levels))
+    _check_values(state.features.size)
+    storage = storage_for(header["kind"], dtype)
+    levels = np.repeat(state.levels, np.diff(state.offsets))
+    try:
+        stored, scales = stored_as(storage.dtype, state.features, levels, header["tree"]["depth"])
+    except ValueError as error:
+        raise BadModel("The model holds numbers that are not finite.") from error
+    _check_scales(scales)
     _check_finite(*state.weights.values())
-    description = {"codec": CODEC, "dtype": DTYPE, "scale": 1.0}
-    document = {"version": VERSION, "field": state.header, "features": description}
+    table, features = write_chunks(storage, stored, state.offsets)
+    head = {
+        **table, "features.scale": scales, **_index(state),
+        **{f"weights.{name}": array for name, array in state.weights.items()},
+    }  # fmt: skip
+    document = {"version": VERSION, "field": header, "features": asdict(storage)}
     return envelope.pack(KEY, document, head, {"features": features})
 
 
 def unpack_state(data: Buffer) -> FieldState:
-    """The plain data of a file: whole, undamaged, finite. Whether it makes sense, `Field` decides.
+    """The plain data of a file: whole, undamaged, finite. Whether it makes sense, the field decides.
 
     Raises:
         BadModel: the file is cut, damaged, of another kind or of a newer version.
     """
     document, tensors = envelope.unpack(data, KEY, tail=("features",))
-    header, dtype, scale = _read_document(document)
+    header, storage = _read_document(document)
+    _check_header(header)
     weights = _take_weights(tensors)
-    _check_shapes(tensors, dtype)
-    _check_header(header, len(tensors["index.levels"]))
-    offsets = _read_chunks(tensors)
-    _check_finite(tensors["features"], *weights.values())
-    features = tensors["features"].astype(np.float32) * np.float32(scale)
+    _check_dtypes(header["kind"], storage, tensors)
+    tree = _read_tree(header, tensors["index.split"])
+    offsets = _row_offsets(header, tree)
+    _check_shapes(header, storage, tensors, offsets)
+    scales, channels = tensors["features.scale"], header["architecture"]["features"]
+    _check_scales(scales)
+    _check_finite(*weights.values())
+    stored = read_chunks(storage, tensors, tensors["features"], offsets, channels)
+    with np.errstate(over="ignore", invalid="ignore"):
+        features = dequantised(stored, scales, np.repeat(tree.levels, np.diff(offsets)))
     _check_finite(features)
     return FieldState(
         header=header,
-        levels=tensors["index.levels"].copy(),
-        indices=tensors["index.morton"].copy(),
+        levels=tree.levels,
+        indices=tree.indices,
         features=features,
         offsets=offsets,
         weights={name: array.copy() for name, array in weights.items()},
+        signs=_read_signs(tensors, len(tree)) if "index.inside" in tensors else None,
     )
 
 
-def _stored(features: NDArray[np.float32]) -> NDArray[np.float16]:
-    """Features as the file keeps them."""
-    with np.errstate(over="ignore"):
-        stored = features.astype(np.float16)
-    _check_finite(stored)
-    return stored
-
-
-def _read_document(document: Document) -> tuple[Document, str, float]:
-    """The field's header, and the dtype and the scale of its features."""
+def _read_document(document: Document) -> tuple[Document, Storage]:
+    """The field's header, and how its features are stored."""
     if document.get("version") != VERSION:
         raise BadModel("The file is of a version that this program doesn't read.")
     header, features = document.get("field"), document.get("features")
     if not isinstance(header, dict) or not isinstance(features, dict):
         raise BadModel("The file doesn't describe its field.")
-    dtype, scale = features.get("dtype"), features.get("scale")
-    if features.get("codec") != CODEC or dtype not in DTYPES or not isinstance(dtype, str):
+    if features.get("codec") not in CODECS or features.get("dtype") not in DTYPES:
         raise BadModel("The file's features are stored in a way that this program doesn't read.")
-    if not isinstance(scale, float) or not 1 / MAX_SCALE <= scale <= MAX_SCALE:
-        raise BadModel("The file's features have an impossible scale.")
-    return header, dtype, scale
+    _check_types(Storage, features)
+    storage = Storage(**features)
+    if not 1 <= storage.nodes_per_chunk <= MAX_NODES:
+        raise BadModel("The file's chunks are of an impossible size.")
+    return header, storage
 
 
-def _check_header(header: Document, nodes: int) -> None:
-    """Types and sizes: nothing that a field builds from the header is larger than the limits."""
+def _check_header(header: Document) -> None:
+    """Types, and every size that doesn't depend on the number of nodes."""
     parts = {name: header.get(name) for name in ("architecture", "tree", "fit")}
-    _check_types(Signal, {key: header[key] for key in header.keys() - parts.keys()})
+    kind = header.get("kind")
+    if not isinstance(kind, str) or kind not in SIGNALS:
+        raise BadModel("The file is of a kind that this program doesn't know.")
+    _check_types(SIGNALS[kind], {key: header[key] for key in header.keys() - parts.keys()})
     _check_types(Architecture, parts["architecture"])
     _check_types(FitRecord, parts["fit"])
     _check_types(TreeShape, parts["tree"])
-    architecture, extent = header["architecture"], header["tree"]["extent"]
+    architecture, tree = header["architecture"], header["tree"]
     sizes = [value for value in architecture.values() if type(value) is int]
-    if len(extent) not in DIMENSIONS:
+    if tree["dimension"] not in MAX_DEPTH or tree["dimension"] != len(tree["extent"]):
         raise BadModel("The file's tree is of an impossible dimension.")
-    if max(sizes) > MAX_ARCHITECTURE or math.prod(extent) > MAX_FINEST_BLOCKS:
+    if max(sizes) > MAX_ARCHITECTURE or math.prod(tree["extent"]) > MAX_FINEST_BLOCKS:
         raise BadModel("The file's header describes a field beyond all sizes.")
-    if nodes * (architecture["cells"] + 1) ** len(extent) > MAX_VERTEX_ENTRIES:
+    if architecture["cells"] not in CELLS or architecture["features"] not in FEATURE_CHANNELS:
+        raise BadModel("The file's header describes blocks of an impossible size.")
+
+
+def _check_size(header: Document, nodes: int) -> None:
+    """Nothing that a field builds for its nodes is larger than the limits."""
+    if nodes > MAX_NODES:
+        message = f"The file has {nodes} nodes; at most {MAX_NODES} are allowed."
+        raise BadModel(message, limit="max_nodes", value=MAX_NODES)
+    entries = nodes * (header["architecture"]["cells"] + 1) ** header["tree"]["dimension"]
+    if entries > MAX_VERTEX_ENTRIES:
         raise BadModel("The file's header describes larger blocks than so many nodes can have.")
 
 
@@ -189,8 +231,14 @@ def _is_a(value: object, hint: Any) -> bool:
         return value in get_args(hint)
     if get_origin(hint) is list:
         return isinstance(value, list) and all(_is_a(item, *get_args(hint)) for item in value)
+    if get_origin(hint) is tuple:
+        hints = get_args(hint)
+        same_length = isinstance(value, list) and len(value) == len(hints)
+        return same_length and all(map(_is_a, cast(list[object], value), hints))
     if hint is int:
         return type(value) is int and 0 <= value < 1 << 63
+    if hint is float:
+        return type(value) is float
     if hint is str:
         return isinstance(value, str) and len(value) <= MAX_TEXT
     return type(value) in (float, NoneType)  # the only other type: a number that may be missing
@@ -207,67 +255,84 @@ def _take_weights(tensors: dict[str, Array]) -> dict[str, Array]:
     return weights
 
 
-def _check_shapes(tensors: dict[str, Array], dtype: str) -> None:
-    """All tensors that must be there, no other, each of its dtype and shape."""
-    if set(tensors) != {*INDEX, "features"}:
+def _check_dtypes(kind: str, storage: Storage, tensors: dict[str, Array]) -> None:
+    """All tensors that must be there, no other, each of its dtype; the index also of its shape."""
+    expected = {name: TENSORS[name] for name in (*TABLE, "features.scale", *INDEX[kind])}
+    expected["features"] = storage.dtype if storage.codec == "raw" else "|u1"
+    if tensors.keys() != expected.keys():
         raise BadModel("The file lacks a tensor or has an unknown one.")
-    features, nodes = tensors["features"], tensors["index.levels"].size
-    # two axes, rows and features, whose product the file's length has already bounded
-    is_matrix = len(features.shape) == len(("rows", "features"))
-    if features.dtype != np.dtype(dtype) or not is_matrix or features.shape[1] > MAX_FEATURES:
-        raise BadModel("The file's features have an impossible dtype or shape.")
-    if not 1 <= nodes <= MAX_NODES:
-        message = f"The file has {nodes} nodes; at most {MAX_NODES} are allowed."
+    if any(tensors[name].dtype != np.dtype(code) for name, code in expected.items()):
+        raise BadModel("The file has a tensor of an impossible dtype.")
+    flags = [tensors[name] for name in INDEX[kind]]
+    if any(array.ndim != 1 or array.shape != flags[0].shape for array in flags):
+        raise BadModel("The file's index has an impossible shape.")
+
+
+def _check_shapes(header: Document, storage: Storage, tensors: dict[str, Array], offsets: IntArray) -> None:
+    """Every tensor that depends on the tree is of its shape."""
+    channels = header["architecture"]["features"]
+    shapes = table_shapes(storage, offsets)
+    shapes["features.scale"] = (header["tree"]["depth"] + 1, channels)
+    features = tensors["features"]
+    shapes["features"] = (int(offsets[-1]), channels) if storage.codec == "raw" else (features.size,)
+    if any(tensors[name].shape != shape for name, shape in shapes.items()):
+        raise BadModel("The file has a tensor of an impossible shape.")
+
+
+def _index(state: FieldState) -> dict[str, Array]:
+    """The tree and, of a shape, the signs of its nodes, one bit a node each."""
+    tree = state.header["tree"]
+    nodes = Tree(tree["dimension"], tree["depth"], tuple(tree["extent"]), state.levels, state.indices)
+    flags = {"index.split": nodes.split_flags}
+    if state.signs is not None:
+        flags |= {"index.inside": state.signs < 0, "index.outside": state.signs > 0}
+    return {name: np.packbits(bits, bitorder="little") for name, bits in flags.items()}
+
+
+def _read_tree(header: Document, split: Array) -> Tree:
+    """The tree, after checking that it isn't too large."""
+    if split.size * FLAGS_PER_BYTE > MAX_NODES:
+        message = f"The file has more nodes than the {MAX_NODES} that are allowed."
         raise BadModel(message, limit="max_nodes", value=MAX_NODES)
-    chunks = nodes if features.shape[0] else 0
-    shapes: dict[str, tuple[int, ...]] = {
-        "index.levels": (nodes,),
-        "index.morton": (nodes,),
-        "chunks.bytes": (chunks,),
-        "chunks.offset": (chunks,),
-        "chunks.digest": (chunks, CHUNK_DIGEST_BYTES),
-    }
-    for name, code in INDEX.items():
-        if tensors[name].dtype != np.dtype(code) or tensors[name].shape != shapes[name]:
-            raise BadModel("The file's index has an impossible dtype or shape.")
-    if (tensors["index.levels"] > MAX_LEVEL).any():
-        raise BadModel("The file has a node at an impossible level.")
+    flags = np.unpackbits(split, bitorder="little").view(bool)
+    shape = header["tree"]
+    try:
+        tree = Tree.from_split_flags(shape["depth"], shape["extent"], flags)
+    except ValueError as error:
+        raise BadModel(f"The file's tree makes no sense: {error}.") from error
+    if len(flags) - len(tree) >= FLAGS_PER_BYTE:
+        raise BadModel("The file's index has an impossible shape.")
+    _check_size(header, len(tree))
+    return tree
 
 
-def _read_chunks(tensors: dict[str, Array]) -> NDArray[np.int64]:
-    """`int64 [nodes + 1]`: first row of each node, after checking that chunks tile the features."""
-    features, sizes = tensors["features"], tensors["chunks.bytes"]
-    row_bytes = features.itemsize * features.shape[1]
-    if not features.size:
-        return _no_rows(tensors)
-    if (sizes > features.nbytes).any() or (sizes % np.uint64(row_bytes)).any():
-        raise BadModel("The file's chunk table states impossible lengths.")
-    ends = np.cumsum(sizes, dtype=np.uint64)  # < 2**22 nodes times < 2**36 bytes: cannot wrap
-    offsets = np.concatenate([np.zeros(1, np.uint64), ends])
-    if (offsets[:-1] != tensors["chunks.offset"]).any() or offsets[-1] != features.nbytes:
-        raise BadModel("The file's chunks have holes or overlap.")
-    if (_chunk_digests(features, offsets) != tensors["chunks.digest"]).any():
-        raise BadModel("The file is damaged: the digest of a chunk differs.")
-    return (offsets // np.uint64(row_bytes)).astype(np.int64)
+def _read_signs(tensors: dict[str, Array], nodes: int) -> NDArray[np.int8]:
+    """`int8 [nodes]`."""
+    packed = (tensors["index.outside"], tensors["index.inside"])
+    outside, inside = (np.unpackbits(array, bitorder="little") for array in packed)
+    if (outside & inside).any() or outside[nodes:].any() or inside[nodes:].any():
+        raise BadModel("The file has a node that is inside and outside, or no node at all.")
+    return outside[:nodes].view(np.int8) - inside[:nodes].view(np.int8)
 
 
-def _no_rows(tensors: dict[str, Array]) -> NDArray[np.int64]:
-    if tensors["features"].shape[0]:
-        raise BadModel("The file has rows without features.")
-    return np.zeros(len(tensors["index.levels"]) + 1, np.int64)
+def _row_offsets(header: Document, tree: Tree) -> IntArray:
+    """`int64 [nodes + 1]`: rows of each node, after checking that they aren't too many."""
+    offsets = np.zeros(len(tree) + 1, np.int64)
+    if header["architecture"]["encoder"] == "grid":
+        np.cumsum(owned_counts(tree, header["architecture"]["cells"]), out=offsets[1:])
+    _check_values(int(offsets[-1]) * header["architecture"]["features"])
+    return offsets
 
 
-def _chunk_digests(features: Array, offsets: NDArray[np.uint64]) -> NDArray[np.uint8]:
-    """`uint8 [chunks, 16]`: digest of each chunk, given the bounds of all in bytes."""
-    digests = b"".join(_digests(features, offsets))
-    return np.frombuffer(digests, np.uint8).reshape(-1, CHUNK_DIGEST_BYTES)
+def _check_values(count: int) -> None:
+    if count > MAX_FEATURE_VALUES:
+        message = f"The file has {count} features; at most {MAX_FEATURE_VALUES} are allowed."
+        raise BadModel(message, limit="max_feature_values", value=MAX_FEATURE_VALUES)
 
 
-def _digests(features: Array, offsets: NDArray[np.uint64]) -> Iterator[bytes]:
-    content = envelope.plain_bytes(features)
-    bounds = offsets.tolist()
-    for begin, end in pairwise(bounds):
-        yield hashlib.blake2b(content[begin:end], digest_size=CHUNK_DIGEST_BYTES).digest()
+def _check_scales(scales: Array) -> None:
+    if not ((scales >= MIN_SCALE) & (scales <= MAX_SCALE)).all():
+        raise BadModel("The model's features have an impossible scale.")
 
 
 def _check_finite(*arrays: Array) -> None:

@@ -1,14 +1,16 @@
 """The `.acorn` file: comes back as it was, or is refused; there is nothing between."""
 
+import contextlib
 import errno
 import hashlib
 import json
 import tracemalloc
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -16,13 +18,18 @@ import safetensors
 import safetensors.numpy
 from hypothesis import given
 from hypothesis import strategies as st
-from small_fields import make_field
+from small_fields import make_field, make_shape
 
+from acorn_svc import cli
 from acorn_svc.errors import BadModel, TooManyBytes
+from acorn_svc.field.kinds import AnyField, as_image, as_shape
 from acorn_svc.field.model import Field
+from acorn_svc.field.quantisation import DTYPES, FeatureDtype, rounded, row_levels
+from acorn_svc.field.shape import ShapeField
 from acorn_svc.formats import envelope
 from acorn_svc.formats.container import (
     KEY,
+    MAX_NODES,
     field_to_bytes,
     pack_state,
     read_field,
@@ -34,83 +41,195 @@ Document = dict[str, Any]
 Tensors = dict[str, np.ndarray[Any, Any]]
 
 GRID = field_to_bytes(make_field("grid"))
+SHAPE = field_to_bytes(make_shape("grid", 4))
 LENGTH = 8
 
 
-def test_a_field_comes_back(field: Field) -> None:
-    read = read_field(field_to_bytes(field))
-    assert read.info() == field.info()
-    difference = read.render().astype(int) - field.render()
+def same_shape(first: ShapeField, second: ShapeField) -> bool:
+    """Whether two shapes say the same everywhere, as far as a few hundred points can tell."""
+    points = np.random.default_rng(0).uniform(-9, 48, (300, 3))
+    return all(
+        np.array_equal(first.values(points, scale), second.values(points, scale))
+        for scale in range(first.depth + 1)
+    )
+
+
+def test_a_picture_comes_back(picture: Field) -> None:
+    read = as_image(read_field(field_to_bytes(picture)))
+    assert read.info() == picture.info()
+    difference = read.render().astype(int) - picture.render()
     assert np.abs(difference).max() <= 1
-    before, after = field.to_state(), read.to_state()
+    before, after = picture.to_state(), read.to_state()
     assert np.array_equal(after.features, before.features.astype(np.float16))
     assert before.weights.keys() == after.weights.keys()
     assert all(np.array_equal(before.weights[name], after.weights[name]) for name in after.weights)
 
 
-def test_writing_what_was_read_gives_the_same_bytes(field: Field) -> None:
-    written = field_to_bytes(field)
-    assert field_to_bytes(read_field(written)) == written
+@pytest.mark.parametrize("channels", [1, 4])
+@pytest.mark.parametrize("dtype", [*DTYPES, None])
+def test_a_shape_comes_back_with_rounded_features(
+    channels: Literal[1, 4], dtype: FeatureDtype | None
+) -> None:
+    shape = make_shape("grid", channels)
+    read = as_shape(read_field(field_to_bytes(shape, dtype)))
+    features = shape.to_state().features
+    expected = rounded(dtype or "int8", features, row_levels(shape.lattice), shape.depth)
+    shape.parameters["encoder.features"][1:] = shape.parameters["encoder.features"].new_tensor(expected)
+    assert read.info() == shape.info()
+    assert read.signal == shape.signal
+    assert np.array_equal(read.leaf_signs(), shape.leaf_signs())
+    assert np.array_equal(read.to_state().features, expected)
+    assert same_shape(read, shape)
+
+
+def test_a_shape_of_coordinates_comes_back() -> None:
+    shape = make_shape("coordinate", 4)
+    assert same_shape(as_shape(read_field(field_to_bytes(shape))), shape)
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, None])
+def test_writing_what_was_read_gives_the_same_bytes(field: AnyField, dtype: FeatureDtype | None) -> None:
+    written = field_to_bytes(field, dtype)
+    assert field_to_bytes(read_field(written), dtype) == written
+
+
+def test_features_of_eight_bits_take_half_the_room_or_less() -> None:
+    for field in (make_field("grid"), make_shape("grid", 1)):
+        sizes = {dtype: len(field_to_bytes(field, dtype)) for dtype in DTYPES}
+        values = field.to_state().features.size
+        assert sizes["float32"] - sizes["float16"] == pytest.approx(2 * values, abs=16)
+        assert sizes["float16"] - sizes["int8"] > 0.9 * values - 300
+
+
+def test_features_that_were_never_learned_nearly_vanish() -> None:
+    shape = make_shape("grid", 1)
+    values = shape.to_state().features.size
+    full = len(field_to_bytes(shape))
+    shape.parameters["encoder.features"].zero_()
+    assert full - len(field_to_bytes(shape)) > 0.9 * values
+
+
+def test_info_shows_a_shape(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "x.acorn"
+    path.write_bytes(SHAPE)
+    with pytest.raises(SystemExit):
+        cli.main(["info", str(path), "--json"])
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["kind"], facts["size"], facts["channels"]) == ("shape", [37, 20, 29], 4)
+    assert (facts["iou"], facts["bytes"]) == (0.75, len(SHAPE))
+    assert 0 < facts["surface_blocks"] < facts["blocks"]
 
 
 def test_the_same_field_gives_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a.acorn", "b.acorn"):
         write_field(tmp_path / name, make_field("grid"))
     assert (tmp_path / "a.acorn").read_bytes() == (tmp_path / "b.acorn").read_bytes() == GRID
+    assert field_to_bytes(make_shape("grid", 4)) == SHAPE
 
 
-def test_a_path_and_bytes_read_alike(tmp_path: Path, field: Field) -> None:
+def test_a_path_and_bytes_read_alike(tmp_path: Path, field: AnyField) -> None:
     path = tmp_path / "x.acorn"
     write_field(path, field)
-    assert np.array_equal(read_field(path).render(), read_field(path.read_bytes()).render())
+    assert path.read_bytes() == field_to_bytes(field)
+    assert field_to_bytes(read_field(path)) == path.read_bytes()
 
 
-def test_the_safetensors_library_opens_it(tmp_path: Path, field: Field) -> None:
+def test_the_safetensors_library_opens_it(tmp_path: Path, field: AnyField) -> None:
     path = tmp_path / "x.acorn"
     write_field(path, field)
     tensors = safetensors.numpy.load_file(path)
-    state = field.to_state()
-    assert np.array_equal(tensors["index.levels"], state.levels)
-    assert np.array_equal(tensors["index.morton"], state.indices)
-    assert np.array_equal(tensors["features"], state.features.astype(np.float16))
+    state, tree = field.to_state(), field.lattice.tree
+    bits = {"index.split": tree.split_flags}
+    if state.signs is not None:
+        bits |= {"index.inside": state.signs == -1, "index.outside": state.signs == 1}
+    else:
+        assert np.array_equal(tensors["features"], state.features.astype(np.float16))
+    for name, flags in bits.items():
+        for node, flag in enumerate(flags):
+            assert (tensors[name][node // 8] >> (node % 8)) & 1 == flag
+    assert {name for name in tensors if name.startswith("index.")} == bits.keys()
     with safetensors.safe_open(path, "numpy") as file:
         assert json.loads(file.metadata()["acorn"])["version"] == 0
 
 
+def _tensors(data: bytes) -> tuple[Document, dict[str, Any]]:
+    """The header and the tensors, without our reader; and the head's digest is right."""
+    start = LENGTH + int.from_bytes(data[:LENGTH], "little")
+    header = json.loads(data[LENGTH:start])
+    begin, end = (start + offset for offset in header["digest"]["data_offsets"])
+    assert hashlib.sha256(data[:begin]).digest() == data[begin:end]
+    return header, safetensors.numpy.load(data)
+
+
+def _chunk(data: bytes, number: int) -> bytes:
+    """A chunk by its byte range, checked by its digest."""
+    header, tensors = _tensors(data)
+    start = LENGTH + int.from_bytes(data[:LENGTH], "little") + header["features"]["data_offsets"][0]
+    first = start + int(tensors["chunks.offset"][number])
+    chunk = data[first : first + int(tensors["chunks.bytes"][number])]
+    digest = hashlib.blake2b(chunk, digest_size=16).digest()
+    assert digest == tensors["chunks.digest"][number].tobytes()
+    return chunk
+
+
 def test_one_node_can_be_fetched_and_checked_by_byte_range() -> None:
     """As the specification says, with nothing but JSON, numpy and hashes."""
-    start = LENGTH + int.from_bytes(GRID[:LENGTH], "little")
-    header = json.loads(GRID[LENGTH:start])
-    tensors = safetensors.numpy.load(GRID)
-    begin, end = (start + offset for offset in header["digest"]["data_offsets"])
-    assert hashlib.sha256(GRID[:begin]).digest() == GRID[begin:end]
     state = make_field("grid").to_state()
-    features = start + header["features"]["data_offsets"][0]
     for node in range(len(state.levels)):
-        first = features + int(tensors["chunks.offset"][node])
-        chunk = GRID[first : first + int(tensors["chunks.bytes"][node])]
-        digest = hashlib.blake2b(chunk, digest_size=16).digest()
-        assert digest == tensors["chunks.digest"][node].tobytes()
         rows = state.features[state.offsets[node] : state.offsets[node + 1]]
-        assert chunk == rows.astype("<f2").tobytes()
+        assert _chunk(GRID, node) == rows.astype("<f2").tobytes()
 
 
-def test_every_prefix_is_refused(field: Field) -> None:
-    data = field_to_bytes(field)
-    for length in range(len(data)):
+def test_a_run_of_nodes_can_be_fetched_and_unpacked_by_byte_range() -> None:
+    """As the specification says, with nothing but JSON, numpy, zlib and hashes."""
+    state, (header, tensors) = read_field(SHAPE).to_state(), _tensors(SHAPE)
+    stored = json.loads(header["__metadata__"]["acorn"])["features"]
+    assert stored == {"codec": "deflate", "dtype": "int8", "nodes_per_chunk": 64}
+    nodes = len(state.levels)
+    assert nodes > 64
+    assert len(tensors["chunks.bytes"]) == -(-nodes // 64)
+    for number in range(-(-nodes // 64)):
+        first, last = 64 * number, min(64 * (number + 1), nodes)
+        content = zlib.decompress(_chunk(SHAPE, number), wbits=-15)
+        values = np.frombuffer(content, np.int8).reshape(-1, 2)
+        levels = np.repeat(state.levels[first:last], np.diff(state.offsets[first : last + 1]))
+        expected = state.features[state.offsets[first] : state.offsets[last]]
+        assert np.array_equal(values * tensors["features.scale"][levels], expected)
+
+
+def _check_that_prefixes_are_refused(data: bytes, lengths: range) -> None:
+    for length in lengths:
         with pytest.raises(BadModel):
             unpack_state(data[:length])
 
 
-def test_every_changed_byte_is_refused(field: Field) -> None:
-    data = bytearray(field_to_bytes(field))
-    generator = np.random.default_rng(0)
-    for position, change in enumerate(generator.integers(1, 256, len(data)).tolist()):
+def _check_that_changes_are_refused(content: bytes, positions: range) -> None:
+    data = bytearray(content)
+    changes = np.random.default_rng(0).integers(1, 256, len(positions)).tolist()
+    for position, change in zip(positions, changes, strict=True):
         data[position] ^= change
         with pytest.raises(BadModel):
             unpack_state(data)
         data[position] ^= change
     unpack_state(data)
+
+
+def test_every_prefix_is_refused(picture: Field) -> None:
+    data = field_to_bytes(picture)
+    _check_that_prefixes_are_refused(data, range(len(data)))
+
+
+def test_every_changed_byte_is_refused(picture: Field) -> None:
+    data = field_to_bytes(picture)
+    _check_that_changes_are_refused(data, range(len(data)))
+
+
+@pytest.mark.parametrize("dtype", ["int8", "float16"])
+def test_prefixes_and_changed_bytes_of_a_shape_are_refused(dtype: FeatureDtype) -> None:
+    """Of both codecs. These files are larger, so not at every byte."""
+    data = field_to_bytes(make_shape("grid", 1), dtype)
+    _check_that_prefixes_are_refused(data, range(0, len(data), 37))
+    _check_that_changes_are_refused(data, range(0, len(data), 211))
 
 
 @pytest.mark.parametrize("extra", [b"\0", b" ", b"x" * 4096])
@@ -131,9 +250,9 @@ def test_a_file_larger_than_allowed_is_refused(tmp_path: Path) -> None:
 # --- lies: files whose digests are right ---
 
 
-def _repacked(change: Callable[[Document, Tensors], None]) -> bytes:
+def _repacked(change: Callable[[Document, Tensors], None], data: bytes = GRID) -> bytes:
     """A sealed file of changed content."""
-    document, tensors = envelope.unpack(GRID, KEY, ("features",))
+    document, tensors = envelope.unpack(data, KEY, ("features",))
     tensors = {name: array.copy() for name, array in tensors.items()}
     change(document, tensors)
     features = tensors.pop("features")
@@ -160,7 +279,8 @@ def _reheaded(change: Callable[[Document], None]) -> bytes:
 
 
 def test_the_tools_of_this_test_change_nothing_by_themselves() -> None:
-    assert _repacked(lambda document, tensors: None) == GRID
+    for data in (GRID, SHAPE):
+        assert _repacked(lambda document, tensors: None, data) == data
     unpack_state(_reheaded(lambda header: None))
 
 
@@ -246,19 +366,63 @@ def _add(name: str) -> Callable[[Document, Tensors], None]:
     return change
 
 
+def _copy(name: str, other: str) -> Callable[[Document, Tensors], None]:
+    def change(_document: Document, tensors: Tensors) -> None:
+        tensors[other] = tensors[name].copy()
+
+    return change
+
+
+def _rechunk(how: Callable[[list[bytes]], list[bytes]]) -> Callable[[Document, Tensors], None]:
+    """Other chunks, and a table that is true."""
+
+    def change(_document: Document, tensors: Tensors) -> None:
+        content, starts = tensors["features"].tobytes(), tensors["chunks.offset"].tolist()
+        chunks = how([content[a:b] for a, b in pairwise([*starts, len(content)])])
+        sizes = np.array([len(chunk) for chunk in chunks], np.uint64)
+        tensors["features"] = np.frombuffer(b"".join(chunks), np.uint8)
+        tensors["chunks.bytes"], tensors["chunks.offset"] = sizes, np.cumsum(sizes) - sizes
+        tensors["chunks.digest"] = np.zeros((len(chunks), 16), np.uint8)
+
+    return change
+
+
+def _deflated(content: bytes) -> bytes:
+    packer = zlib.compressobj(wbits=-15)
+    return packer.compress(content) + packer.flush()
+
+
+def _unchanged(chunks: list[bytes]) -> list[bytes]:
+    return chunks
+
+
 LIES: dict[str, Callable[[Document, Tensors], None]] = {
     "version": _set("version", 1),
     "version of text": _set("version", "0"),
     "codec": _set("features.codec", "zip"),
     "dtype": _set("features.dtype", "float32"),
     "dtype of no hash": _set("features.dtype", ["float16"]),
-    "scale": _set("features.scale", 0.0),
-    "scale too large": _set("features.scale", 1e300),
-    "scale of text": _set("features.scale", "1"),
+    "unknown entry of features": _set("features.surprise", 1),
+    "chunks of no node": _set("features.nodes_per_chunk", 0),
+    "chunks of two nodes": _set("features.nodes_per_chunk", 2),
+    "chunks of countless nodes": _set("features.nodes_per_chunk", 1 << 62),
+    "chunks of half a node": _set("features.nodes_per_chunk", 0.5),
+    "deflated": _set("features.codec", "deflate"),
+    "scale of zero": _edit("features.scale", (1, 0), 0.0),
+    "negative scale": _edit("features.scale", (1, 0), -1.0),
+    "scale too large": _edit("features.scale", (1, 0), 1e30),
+    "scale too small": _edit("features.scale", (1, 0), 1e-30),
+    "scale NaN": _edit("features.scale", (1, 0), np.nan),
+    "scale as double": _replace("features.scale", lambda a: a.astype(np.float64)),
+    "scale of a level missing": _replace("features.scale", lambda a: a[1:]),
+    "scale of a channel missing": _replace("features.scale", lambda a: a[:, 1:]),
+    "scale missing": _drop("features.scale"),
     "no features": _set("features", None),
     "no field": _set("field", []),
     "unknown entry": _set("field.surprise", 1),
     "kind": _set("field.kind", "mesh"),
+    "other kind": _set("field.kind", "shape"),
+    "kind of no hash": _set("field.kind", ["image"]),
     "width": _set("field.width", 10_000),
     "huge width": _set("field.width", 10**400),
     "negative width": _set("field.width", -9),
@@ -283,16 +447,18 @@ LIES: dict[str, Callable[[Document, Tensors], None]] = {
     "extent of text": _set("field.tree.extent", "54"),
     "long preset": _set("field.fit.preset", "x" * 1000),
     "psnr of text": _set("field.fit.psnr", "high"),
-    "unsorted nodes": _replace("index.morton", lambda a: a[::-1]),
-    "node twice": _edit("index.morton", -1, 0),
-    "orphan": _edit("index.morton", -1, 15),
-    "outside its level": _edit("index.morton", 1, 1 << 60),
-    "impossible level": _edit("index.levels", -1, 200),
-    "no root": _edit("index.levels", 0, 1),
-    "levels as words": _replace("index.levels", lambda a: a.astype(np.uint16)),
-    "levels as a table": _replace("index.levels", lambda a: a[None]),
-    "level missing": _replace("index.levels", lambda a: a[:-1]),
-    "no nodes": _replace("index.levels", lambda a: a[:0]),
+    "fewer nodes": _edit("index.split", 0, 0b0001),
+    "other nodes": _edit("index.split", 0, 0b0101),
+    "more nodes": _edit("index.split", 0, 0b0111),
+    "nodes below the finest level": _edit("index.split", 0, 0b1011),
+    "a bit after the last node": _edit("index.split", 0, 0b1000_0011),
+    "a byte after the last node": _replace("index.split", lambda a: np.append(a, a[:1] * 0)),
+    "bits as words": _replace("index.split", lambda a: a.astype(np.uint16)),
+    "bits as a table": _replace("index.split", lambda a: a[None]),
+    "no nodes": _replace("index.split", lambda a: a[:0]),
+    "too many nodes": _replace("index.split", lambda a: np.zeros(MAX_NODES // 8 + 1, np.uint8)),
+    "all nodes split": _replace("index.split", lambda a: np.full(MAX_NODES // 8, 255, np.uint8)),
+    "signs": _copy("index.split", "index.inside"),
     "chunk too long": _edit("chunks.bytes", 0, 1 << 63),
     "chunk of half a row": _edit("chunks.bytes", 0, 2),
     "chunk elsewhere": _edit("chunks.offset", 1, 0),
@@ -308,13 +474,80 @@ LIES: dict[str, Callable[[Document, Tensors], None]] = {
     "weight missing": _drop("weights.decoder.1.bias"),
     "weight of an odd name": _add("weights.A b"),
     "unknown tensor": _add("surprise"),
-    "tensor missing": _drop("index.morton"),
+    "tensor missing": _drop("index.split"),
 }
 
 
-@pytest.mark.parametrize("lie", LIES.values(), ids=LIES.keys())
-def test_a_sealed_lie_is_refused(lie: Callable[[Document, Tensors], None]) -> None:
-    data = _repacked(lie)
+SHAPE_LIES: dict[str, Callable[[Document, Tensors], None]] = {
+    "other kind": _set("field.kind", "image"),
+    "entry of a picture": _set("field.width", 9),
+    "size of two": _set("field.size", [37, 20]),
+    "size of four": _set("field.size", [37, 20, 29, 1]),
+    "larger size": _set("field.size", [41, 20, 29]),
+    "huge size": _set("field.size", [1 << 62] * 3),
+    "size of nothing": _set("field.size", [37, 0, 29]),
+    "fractional size": _set("field.size", [37.0, 20, 29]),
+    "size of text": _set("field.size", "abc"),
+    "channels": _set("field.channels", 3),
+    "other channels": _set("field.channels", 1),
+    "truncation of nothing": _set("field.truncation", 0.0),
+    "negative truncation": _set("field.truncation", -4.0),
+    "large truncation": _set("field.truncation", 65.0),
+    "whole truncation": _set("field.truncation", 4),
+    "no truncation": _set("field.truncation", None),
+    "voxel of nothing": _set("field.voxel", 0.0),
+    "no voxel": _set("field.voxel", None),
+    "origin of two": _set("field.origin", [0.0, 0.0]),
+    "whole origin": _set("field.origin", [0, 0, 0]),
+    "origin of text": _set("field.origin", "abc"),
+    "iou of text": _set("field.fit.iou", "good"),
+    "dimension": _set("field.tree.dimension", 2),
+    "extent beyond the limit": _set("field.tree.extent", [300, 300, 300]),
+    "deep tree": _set("field.tree.depth", 13),
+    "deeper tree": _set("field.tree.depth", 5),
+    "cells that are none": _set("field.architecture.cells", 0),
+    "other cells": _set("field.architecture.cells", 8),
+    "cells of no power": _set("field.architecture.cells", 5),
+    "other features": _set("field.architecture.features", 4),
+    "features of no kind": _set("field.architecture.features", 3),
+    "raw": _set("features.codec", "raw"),
+    "float16": _set("features.dtype", "float16"),
+    "shorter chunks": _set("features.nodes_per_chunk", 63),
+    "longer chunks": _set("features.nodes_per_chunk", 65),
+    "no inside": _drop("index.inside"),
+    "no outside": _drop("index.outside"),
+    "inside and outside": _copy("index.inside", "index.outside"),
+    "inside that is split": _edit("index.inside", 0, 1),
+    "outside that is split": _edit("index.outside", 0, 1),
+    "inside after the last node": _edit("index.inside", -1, 0x80),
+    "outside after the last node": _edit("index.outside", -1, 0x80),
+    "shorter inside": _replace("index.inside", lambda a: a[:-1]),
+    "longer outside": _replace("index.outside", lambda a: np.append(a, a[:1] * 0)),
+    "signs as words": _replace("index.inside", lambda a: a.astype(np.uint16)),
+    "features as a table": _replace("features", lambda a: a[:, None]),
+    "features as signed": _replace("features", lambda a: a.view(np.int8)),
+    "scale NaN": _edit("features.scale", (0, 0), np.nan),
+    "byte missing": _rechunk(lambda chunks: [chunks[0][:-1], *chunks[1:]]),
+    "byte after a stream": _rechunk(lambda chunks: [chunks[0] + b"x", *chunks[1:]]),
+    "empty chunk": _rechunk(lambda chunks: [b"", *chunks[1:]]),
+    "chunks swapped": _rechunk(lambda chunks: chunks[::-1]),
+    "chunk missing": _rechunk(lambda chunks: chunks[:-1]),
+    "chunk too many": _rechunk(lambda chunks: [*chunks, chunks[-1]]),
+    "chunk of noise": _rechunk(lambda chunks: [bytes(range(256)), *chunks[1:]]),
+    "chunk with zlib's header": _rechunk(lambda chunks: [zlib.compress(chunks[0]), *chunks[1:]]),
+    "row too few": _rechunk(lambda c: [_deflated(zlib.decompress(c[0], -15)[:-2]), *c[1:]]),
+    "row too many": _rechunk(lambda c: [_deflated(zlib.decompress(c[0], -15) + b"ab"), *c[1:]]),
+    "bomb": _rechunk(lambda chunks: [_deflated(bytes(64 << 20)), *chunks[1:]]),
+}
+ALL_LIES = {
+    **{f"picture: {name}": (GRID, lie) for name, lie in LIES.items()},
+    **{f"shape: {name}": (SHAPE, lie) for name, lie in SHAPE_LIES.items()},
+}
+
+
+@pytest.mark.parametrize(("file", "lie"), ALL_LIES.values(), ids=ALL_LIES.keys())
+def test_a_sealed_lie_is_refused(file: bytes, lie: Callable[[Document, Tensors], None]) -> None:
+    data = _repacked(lie, file)
     tracemalloc.start()
     try:
         with pytest.raises(BadModel):
@@ -324,23 +557,65 @@ def test_a_sealed_lie_is_refused(lie: Callable[[Document, Tensors], None]) -> No
         tracemalloc.stop()
 
 
-def test_float32_and_a_scale_are_read() -> None:
+def test_other_chunks_of_the_same_features_are_read() -> None:
+    assert _repacked(_rechunk(_unchanged), SHAPE) == SHAPE
+    data = _repacked(_rechunk(lambda c: [_deflated(zlib.decompress(chunk, -15)) for chunk in c]), SHAPE)
+    assert data != SHAPE
+    assert np.array_equal(unpack_state(data).features, unpack_state(SHAPE).features)
+
+
+def test_float32_and_scales_are_read() -> None:
+    factors = np.array([[0.5, 2.0], [0.25, 1.0], [8.0, 1.0]], np.float32)
+    levels = row_levels(make_field("grid").lattice)
+
     def change(document: Document, tensors: Tensors) -> None:
-        document["features"].update(dtype="float32", scale=0.5)
-        tensors["features"] = tensors["features"].astype(np.float32) * 2
+        document["features"].update(dtype="float32")
+        tensors["features"] = tensors["features"] / factors[levels]
+        tensors["features.scale"] = factors
         tensors["chunks.bytes"] *= 2
         tensors["chunks.offset"] *= 2
 
     assert np.array_equal(unpack_state(_repacked(change)).features, unpack_state(GRID).features)
 
 
+@pytest.mark.parametrize("codec", ["raw", "deflate"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_codec_goes_with_every_dtype(codec: str, dtype: FeatureDtype) -> None:
+    """Packed by hand, in runs of three nodes."""
+    field = make_field("grid")
+    data = field_to_bytes(field, dtype)
+    state = unpack_state(data)
+    stored = state.features / _tensors(data)[1]["features.scale"][row_levels(field.lattice)]
+    content = stored.astype(dtype)
+    bounds = [*state.offsets[:-1:3].tolist(), int(state.offsets[-1])]
+    chunks = [content[a:b].tobytes() for a, b in pairwise(bounds)]
+
+    def change(document: Document, tensors: Tensors) -> None:
+        document["features"].update(codec=codec, nodes_per_chunk=3)
+        _rechunk(lambda _: chunks if codec == "raw" else [_deflated(chunk) for chunk in chunks])(
+            document, tensors
+        )
+        if codec == "raw":
+            tensors["features"] = content
+
+    assert np.array_equal(unpack_state(_repacked(change, data)).features, state.features)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e30])
-def test_a_field_that_the_file_cannot_hold_is_not_written(value: float) -> None:
-    state = make_field("grid").to_state()
+@pytest.mark.parametrize("field", [make_field("grid"), make_shape("grid", 1)], ids=["picture", "shape"])
+def test_a_field_that_the_file_cannot_hold_is_not_written(field: AnyField, value: float) -> None:
+    state = field.to_state()
     features = state.features.copy()
     features[0, 0] = value
     with pytest.raises(BadModel):
         pack_state(replace(state, features=features))
+
+
+def test_a_header_that_could_not_be_read_is_not_written() -> None:
+    state = make_shape("grid", 1).to_state()
+    for entry in ({"truncation": 4}, {"kind": "mesh"}, {"surprise": 1}):
+        with pytest.raises(BadModel):
+            pack_state(replace(state, header=state.header | entry))
 
 
 @given(st.binary(max_size=300))
@@ -366,12 +641,12 @@ def test_any_document_is_a_field_or_a_bad_model(value: object, path: str) -> Non
             _set(path, json.loads(text))(document, {})
         header["__metadata__"]["acorn"] = json.dumps(document) if path else text
 
-    with pytest.raises(BadModel):
+    with contextlib.suppress(BadModel):
         read_field(_reheaded(change))
 
 
 def test_a_failed_write_leaves_the_old_file(
-    tmp_path: Path, field: Field, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, field: AnyField, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "x.acorn"
     path.write_bytes(b"old")
