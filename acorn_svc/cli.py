@@ -1,4 +1,4 @@
-"""The command line: `acorn fit | render | info | serve | demo | doctor`.
+"""The command line: `acorn fit | render | mesh | info | eval | serve | demo | doctor`.
 
 Heavy libraries are imported by the commands that need them, so that help comes at once.
 """
@@ -26,8 +26,11 @@ if TYPE_CHECKING:
 
     from pydantic import ValidationError
 
+    from acorn_svc.field.kinds import AnyField
     from acorn_svc.field.model import Field
+    from acorn_svc.field.shape import ShapeField
     from acorn_svc.formats.checkpoint import Checkpoint
+    from acorn_svc.formats.mesh_files import MeshEncoding
     from acorn_svc.settings import Settings
     from acorn_svc.training.loop import Progress as FitProgress
     from acorn_svc.training.state import FitState
@@ -36,13 +39,14 @@ CHECKPOINT_SECONDS = 15.0
 INTERRUPTED = 130
 PICTURE_SUFFIXES = {".png": "png", ".tif": "tif", ".tiff": "tif", ".jpg": "jpg", ".jpeg": "jpg",
                     ".webp": "webp"}  # fmt: skip
+MESH_SUFFIXES = (".glb", ".ply", ".stl", ".obj")
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
-    help="Images as adaptive neural fields: fit one, look at it at any scale, serve it.\n\n"
+    help="Images and 3D shapes as adaptive neural fields: fit one, look at it at any scale, serve it.\n\n"
     "A first try:  `acorn fit photo.jpg -o photo.acorn`, then "
     "`acorn render photo.acorn -o again.png`. Or see it all at once: `acorn demo`.",
 )
@@ -81,18 +85,29 @@ def _fail(sentence: str) -> NoReturn:
     "`acorn fit photo.jpg -o photo.acorn` - the standard preset\n\n"
     "`acorn fit photo.jpg -o photo.acorn --preset draft --seconds 10` - a quick look\n\n"
     "`acorn fit photo.jpg -o photo.acorn --psnr 40` - stop when it is as good as that\n\n"
-    "`acorn fit photo.jpg -o photo.acorn --resume` - go on after Ctrl-C or a loss of power"
+    "`acorn fit photo.jpg -o photo.acorn --resume` - go on after Ctrl-C or a loss of power\n\n"
+    "`acorn fit scan.ply -o scan.acorn` - a 3D shape"
 )
 def fit(
-    image: Annotated[
+    original: Annotated[
         Path,
-        typer.Argument(metavar="IMAGE", exists=True, dir_okay=False, help="JPEG, PNG, WebP or TIFF."),
+        typer.Argument(
+            metavar="ORIGINAL",
+            exists=True,
+            dir_okay=False,
+            help="An image (JPEG, PNG, WebP, TIFF) or a mesh (PLY, STL, OBJ, OFF, GLB).",
+        ),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="X.acorn", help="The file to write.")],
     preset: Annotated[Preset, typer.Option(help="How much effort to spend.")] = "standard",
     seconds: Annotated[float | None, typer.Option(min=0.1, max=1e7, help="Fit for about this long.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, max=10**9, help="Fit for this many steps.")] = None,
-    psnr: Annotated[float | None, typer.Option(min=1, max=120, help="Stop at this quality, in dB.")] = None,
+    psnr: Annotated[
+        float | None, typer.Option(min=1, max=120, help="Stop at this quality of an image, in dB.")
+    ] = None,
+    iou: Annotated[
+        float | None, typer.Option(min=0.01, max=1, help="Stop when so much of a shape's inside agrees.")
+    ] = None,
     blocks: Annotated[
         int | None, typer.Option(min=1, max=4_000_000, help="At most this many leaf blocks.")
     ] = None,
@@ -110,19 +125,19 @@ def fit(
         bool, typer.Option("--resume", help="Go on from the checkpoint X.acorn.state.")
     ] = False,
 ) -> None:
-    """Fit a field to an image and write it to a file.
+    """Fit a field to an image or a mesh and write it to a file.
 
     A checkpoint is kept beside the output while the fit runs and on Ctrl-C, and removed at the end.
     """
     options = {
-        "preset": preset, "seconds": seconds, "steps": steps, "psnr": psnr, "blocks": blocks,
+        "preset": preset, "seconds": seconds, "steps": steps, "psnr": psnr, "iou": iou, "blocks": blocks,
         "encoder": encoder, "threads": threads, "device": device, "mlp": mlp, "seed": seed,
     }  # fmt: skip
     _check_folder(output)
-    last = _fit(image, output, options, resume=resume)
+    last = _fit(original, output, options, resume=resume)
     size = output.stat().st_size
     out.print(
-        f"{output}: {_decibels(last.psnr)}, {last.blocks} blocks, {last.parameters} parameters, "
+        f"{output}: {_quality(last)}, {last.blocks} blocks, {last.parameters} parameters, "
         f"{size} bytes, {last.seconds:.1f} s",
         highlight=False,
         soft_wrap=True,
@@ -156,7 +171,33 @@ def render(
     box = _numbers(region, "x,y,w,h", float) if region else None
     pixels = _numbers(size, "w,h", int) if size else None
     _check_folder(output)
-    _render(_read_field(model), output, PICTURE_SUFFIXES[suffix], box, pixels)
+    from acorn_svc.field.kinds import as_image
+
+    _render(as_image(_read_field(model)), output, PICTURE_SUFFIXES[suffix], box, pixels)
+
+
+@app.command(
+    epilog="**Examples**\n\n"
+    "`acorn mesh scan.acorn -o scan.glb` - 256 cells along the longest side\n\n"
+    "`acorn mesh scan.acorn -o small.glb --resolution 64 --draco` - a few kilobytes\n\n"
+    "`acorn mesh scan.acorn -o print.stl --resolution 1000` - for a printer"
+)
+def mesh(
+    model: Model,
+    output: Annotated[Path, typer.Option("-o", "--output", help="A .glb, .ply, .stl or .obj file to write.")],
+    resolution: Annotated[
+        int, typer.Option(min=1, max=8192, help="Cells along the longest side of the shape's box.")
+    ] = 256,
+    draco: Annotated[bool, typer.Option("--draco", help="Compress a .glb; needs the extra `draco`.")] = False,
+) -> None:
+    """Write the surface of a shape as a watertight mesh of any resolution."""
+    suffix = output.suffix.lower()
+    if suffix not in MESH_SUFFIXES:
+        raise typer.BadParameter(f"the output's name must end in one of {', '.join(MESH_SUFFIXES)}")
+    _check_folder(output)
+    from acorn_svc.field.kinds import as_shape
+
+    _mesh(as_shape(_read_field(model)), output, cast(Any, suffix[1:]), resolution, draco=draco)
 
 
 @app.command()
@@ -173,6 +214,36 @@ def info(
         print(json.dumps(facts, indent=2))
         return
     out.print(_two_columns(facts.items()))
+
+
+@app.command(
+    "eval",
+    epilog="**Examples**\n\n"
+    "`acorn eval photo.acorn photo.jpg` - PSNR of every scale\n\n"
+    "`acorn eval scan.acorn scan.ply --points 1000000` - overlap, distances, normals, colours\n\n"
+    "`acorn eval scan.acorn scan.ply --json | jq .iou`",
+)
+def evaluate(
+    model: Model,
+    original: Annotated[
+        Path,
+        typer.Argument(metavar="ORIGINAL", exists=True, dir_okay=False, help="What it was fitted to."),
+    ],
+    points: Annotated[
+        int, typer.Option(min=1, max=100_000_000, help="Random points for each measure of a shape.")
+    ] = 300_000,
+    resolution: Annotated[
+        int, typer.Option(min=1, max=8192, help="Cells along the longest side of a shape's extracted mesh.")
+    ] = 256,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Measure how good a field is, against the image or mesh that it was fitted to."""
+    facts = _measured(_read_field(model), original, points, resolution)
+    facts["bytes"] = model.stat().st_size
+    if as_json:
+        print(json.dumps(facts, indent=2))
+        return
+    out.print(_two_columns((name, _short(value)) for name, value in facts.items()))
 
 
 @app.command()
@@ -224,18 +295,19 @@ def doctor() -> None:
         raise typer.Exit(1)
 
 
-def _fit(image: Path, output: Path, options: dict[str, Any], *, resume: bool) -> FitProgress:
+def _fit(path: Path, output: Path, options: dict[str, Any], *, resume: bool) -> FitProgress:
     """Fits with a progress bar and checkpoints, writes the file; the last progress."""
     from acorn_svc.formats.checkpoint import Checkpoint
     from acorn_svc.formats.container import write_field
-    from acorn_svc.formats.images import read_image
+    from acorn_svc.formats.originals import arrays_of, read_original, repairs_of, target_of
     from acorn_svc.training import loop
     from acorn_svc.training.presets import configure
-    from acorn_svc.training.targets import ImageTarget
 
-    pixels = read_image(image)
-    target = ImageTarget(pixels)
-    checkpoint = Checkpoint(output.with_name(f"{output.name}.state"), pixels)
+    original = read_original(path)
+    for repair in repairs_of(original):
+        err.print(f"Repaired: {repair}", highlight=False, soft_wrap=True)
+    target = target_of(original)
+    checkpoint = Checkpoint(output.with_name(f"{output.name}.state"), *arrays_of(original))
     state = _begin(checkpoint, resume=resume)
     with _asked_to_stop() as stop, _progress_bar() as show:
         for progress in loop.fit(target, configure(target, **options), state):
@@ -282,23 +354,33 @@ def _asked_to_stop() -> Iterator[threading.Event]:
 
 @contextmanager
 def _progress_bar() -> Iterator[Callable[[FitProgress], None]]:
-    """Draws what it is given: stage, PSNR, blocks, time left."""
+    """Draws what it is given: stage, quality, blocks, time left."""
     columns = (
         TextColumn("{task.description:10}"),
         BarColumn(),
-        TextColumn("{task.fields[psnr]}  {task.fields[blocks]} blocks"),
+        TextColumn("{task.fields[quality]}  {task.fields[blocks]} blocks"),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=err) as bar:
-        task = bar.add_task("reading", total=None, psnr="", blocks=0)
+        task = bar.add_task("reading", total=None, quality="", blocks=0)
 
         def show(progress: FitProgress) -> None:
             bar.update(
                 task, description=progress.stage, completed=progress.step,
-                total=progress.steps or None, psnr=_decibels(progress.psnr), blocks=progress.blocks,
+                total=progress.steps or None, quality=_quality(progress), blocks=progress.blocks,
             )  # fmt: skip
 
         yield show
+
+
+def _mesh(field: ShapeField, output: Path, kind: MeshEncoding, resolution: int, *, draco: bool) -> None:
+    from acorn_svc.formats.mesh_files import write_mesh_file
+
+    columns = (TextColumn("{task.description:10}"), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err) as bar:
+        task = bar.add_task("extracting", total=1.0)
+        parts = field.mesh_parts(resolution, lambda done: bar.update(task, completed=done))
+        write_mesh_file(parts, kind, output, draco=draco)
 
 
 def _render(field: Field, output: Path, kind: str, region: Box | None, size: tuple[int, int] | None) -> None:
@@ -323,7 +405,25 @@ def _picture(field: Field, kind: str, region: Box | None, size: tuple[int, int])
         raise BadRequest(f"{error}; PNG and TIFF have no such limit.") from error
 
 
-def _read_field(model: Path) -> Field:
+def _measured(field: AnyField, original: Path, points: int, resolution: int) -> dict[str, float | None]:
+    """The quality of a field, number by number."""
+    from acorn_svc.field.shape import ShapeField
+    from acorn_svc.formats.originals import read_original, target_of
+    from acorn_svc.training.evaluation import psnr_of_scales
+    from acorn_svc.training.shape_metrics import evaluate_shape
+    from acorn_svc.training.targets import ImageTarget
+
+    target = target_of(read_original(original))
+    if isinstance(field, ShapeField):
+        if isinstance(target, ImageTarget):
+            raise BadRequest("The field is one of a shape and cannot be measured against an image.")
+        return evaluate_shape(field, target, points, resolution).to_json()
+    if not isinstance(target, ImageTarget):
+        raise BadRequest("The field is one of an image and cannot be measured against a mesh.")
+    return {f"psnr at 1/{1 << scale}": value for scale, value in enumerate(psnr_of_scales(field, target))}
+
+
+def _read_field(model: Path) -> AnyField:
     from acorn_svc.formats.container import read_field
 
     return read_field(model)
@@ -366,8 +466,14 @@ def _check_folder(output: Path) -> None:
         raise typer.BadParameter(f"{output} is a folder")
 
 
-def _decibels(psnr: float | None) -> str:
-    return "" if psnr is None else f"{psnr:.2f} dB"
+def _quality(progress: FitProgress) -> str:
+    if progress.iou is not None:
+        return f"IoU {progress.iou:.4f}"
+    return "" if progress.psnr is None else f"{progress.psnr:.2f} dB"
+
+
+def _short(value: float | None) -> object:
+    return f"{value:.6g}" if isinstance(value, float) else value
 
 
 def _two_columns(rows: Iterable[tuple[str, object]]) -> Table:

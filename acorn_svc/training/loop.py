@@ -13,13 +13,11 @@ import torch
 from numpy.typing import NDArray
 
 from acorn_svc.field.allocation import allocate
+from acorn_svc.field.kinds import AnyField, as_image
 from acorn_svc.field.lattice import Lattice
-from acorn_svc.field.metrics import decibels, rounded_squares
-from acorn_svc.field.model import Field
-from acorn_svc.field.ops.learning import Sampling
 from acorn_svc.field.state import FitRecord
 from acorn_svc.field.tree import Tree
-from acorn_svc.training.evaluation import full_size_psnr
+from acorn_svc.training.images import ImageTask
 from acorn_svc.training.model import Arrays, TrainableField
 from acorn_svc.training.presets import FitConfig
 from acorn_svc.training.schedule import (
@@ -29,10 +27,12 @@ from acorn_svc.training.schedule import (
     reallocation_steps,
     schedule,
 )
-from acorn_svc.training.start import initial_tree
+from acorn_svc.training.shapes import ShapeTask
 from acorn_svc.training.state import FitState
-from acorn_svc.training.targets import ImageTarget
+from acorn_svc.training.targets import ImageTarget, ShapeTarget
+from acorn_svc.training.tasks import Quality, Task
 
+Target = ImageTarget | ShapeTarget
 Stage = Literal["measuring", "fitting", "evaluating", "done"]
 
 REPORT_SECONDS = 0.25
@@ -42,7 +42,6 @@ LEARNING_SHARE = 0.3
 WARM_UP_STEPS = 3
 REALLOCATION_SHARE = 0.3  # of the time that choosing and building the first tree takes
 UNKNOWN_STEPS = 1 << 40
-SAMPLE_PIXELS = 8192
 CHUNK_SECONDS = 0.05
 
 
@@ -56,7 +55,8 @@ class Progress:
         steps: steps to do; 0 while measuring.
         seconds: time spent fitting, over all runs.
         psnr: decibels at full size: of a fixed sample of blocks while fitting, of every pixel when done;
-            None until measured.
+            None until measured, and for shapes.
+        iou: intersection over union of the insides, likewise, for shapes.
         blocks: leaves of the tree.
         parameters: learned numbers.
         bytes: about how large the file will be.
@@ -69,25 +69,30 @@ class Progress:
     steps: int
     seconds: float
     psnr: float | None
+    iou: float | None
     blocks: int
     parameters: int
     bytes: int
     state: Callable[[], FitState]
-    field: Callable[[], Field]
+    field: Callable[[], AnyField]
 
     def preview(self, max_side: int) -> NDArray[np.uint8 | np.uint16]:
-        """A picture of the whole, its longer side at most ``max_side`` pixels."""
-        field = self.field()
+        """A picture of the whole, its longer side at most ``max_side`` pixels.
+
+        Raises:
+            BadRequest: a shape is fitted.
+        """
+        field = as_image(self.field())
         factor = min(1.0, max_side / max(field.width, field.height))
         return field.render(size=(max(1, round(field.width * factor)), max(1, round(field.height * factor))))
 
     def to_json(self) -> dict[str, Any]:
         """The plain values."""
-        names = ("stage", "step", "steps", "seconds", "psnr", "blocks", "parameters", "bytes")
+        names = ("stage", "step", "steps", "seconds", "psnr", "iou", "blocks", "parameters", "bytes")
         return {name: getattr(self, name) for name in names}
 
 
-def fit(target: ImageTarget, config: FitConfig, state: FitState | None = None) -> Iterator[Progress]:
+def fit(target: Target, config: FitConfig, state: FitState | None = None) -> Iterator[Progress]:
     """Fits a field, or goes on from ``state``.
 
     A fit that was stopped and resumed equals one that was not, bit for bit, with the same number of threads:
@@ -108,9 +113,10 @@ def fit(target: ImageTarget, config: FitConfig, state: FitState | None = None) -
         yield from _fit(target, config, state)
 
 
-def _fit(target: ImageTarget, config: FitConfig, state: FitState | None) -> Iterator[Progress]:
+def _fit(target: Target, config: FitConfig, state: FitState | None) -> Iterator[Progress]:
     begin = time.perf_counter()
-    run = _Run.resume(target, config, state) if state is not None else _Run.start(target, config)
+    task: Task = ImageTask(target, config) if isinstance(target, ImageTarget) else ShapeTask(target, config)
+    run = _Run.resume(task, config, state) if state is not None else _Run.start(task, config)
     if run.steps == 0:
         yield run.progress("measuring")
         run.fix_steps(begin)
@@ -134,29 +140,28 @@ def _threads(count: int) -> Iterator[None]:
 class _Run:
     """One fit in progress."""
 
-    def __init__(self, target: ImageTarget, config: FitConfig, model: TrainableField) -> None:
-        self.target = target
+    def __init__(self, task: Task, config: FitConfig, model: TrainableField, start: Tree) -> None:
+        self.task = task
         self.config = config
         self.model = model
         self.depth = model.lattice.tree.depth
-        pyramid = [picture.to(config.device) for picture in target.pyramid(self.depth)]
-        self.sampling = Sampling(pyramid, config.patches, config.coarse_patches, config.seed)
+        self.sampling = task.sampling(start)
         self.step = 0
         self.steps = 0 if config.seconds else config.steps
         self.seconds = 0.0
-        self.psnr: float | None = None
+        self.quality = Quality()
         self.chunk = 1
 
     @staticmethod
-    def start(target: ImageTarget, config: FitConfig) -> _Run:
-        tree = initial_tree(target, config.architecture.cells, config.blocks)
+    def start(task: Task, config: FitConfig) -> _Run:
+        tree = task.initial_tree()
         lattice = Lattice.build(tree, config.architecture.cells)
         generator = torch.Generator().manual_seed(config.seed)
-        arrays = TrainableField.start(target.signal, config.architecture, lattice, generator)
-        return _Run(target, config, _trainable(target, config, lattice, arrays))
+        arrays = TrainableField.start(task.signal, config.architecture, lattice, generator)
+        return _Run(task, config, _trainable(config, lattice, arrays), tree)
 
     @staticmethod
-    def resume(target: ImageTarget, config: FitConfig, state: FitState) -> _Run:
+    def resume(task: Task, config: FitConfig, state: FitState) -> _Run:
         arrays, meta = state.arrays, state.meta
         tree = Tree(
             len(meta["extent"]),
@@ -166,9 +171,9 @@ class _Run:
             np.asarray(arrays["tree.indices"], np.uint64),
         )
         lattice = Lattice.build(tree, config.architecture.cells)
-        run = _Run(target, config, _trainable(target, config, lattice, arrays))
+        run = _Run(task, config, _trainable(config, lattice, arrays), task.initial_tree())
         run.step, run.steps = meta["step"], meta["steps"]
-        run.seconds, run.psnr = meta["seconds"], meta["psnr"]
+        run.seconds, run.quality = meta["seconds"], Quality(meta["psnr"], meta["iou"])
         return run
 
     def state(self) -> FitState:
@@ -182,13 +187,13 @@ class _Run:
             "step": self.step,
             "steps": self.steps,
             "seconds": self.seconds,
-            "psnr": self.psnr,
+            **self.quality._asdict(),
         }
         return FitState(arrays, meta)
 
-    def field(self) -> Field:
-        record = FitRecord(self.config.preset, self.step, self.config.seed, self.psnr)
-        return self.model.to_field(record)
+    def field(self) -> AnyField:
+        record = FitRecord(self.config.preset, self.step, self.config.seed, *self.quality)
+        return self.task.field(self.model, record)
 
     def progress(self, stage: Stage) -> Progress:
         return Progress(
@@ -196,7 +201,7 @@ class _Run:
             self.step,
             self.steps,
             self.seconds,
-            self.psnr,
+            *self.quality,
             len(self.model.lattice.tree.leaf_rows),
             self.model.parameter_count,
             self.model.byte_count,
@@ -213,8 +218,8 @@ class _Run:
             now = time.perf_counter()
             self.seconds += now - before
             before = now
-            if now - reported >= REPORT_SECONDS or (self.psnr is not None and not told):
-                told = self.psnr is not None
+            if now - reported >= REPORT_SECONDS or (any(self.quality) and not told):
+                told = any(self.quality)
                 yield self.progress("fitting")
                 before = reported = time.perf_counter()
 
@@ -231,7 +236,7 @@ class _Run:
         if self.step in reallocations:
             self._reallocate()
         if self.step % interval == 0:
-            self.psnr = self._sample_psnr()
+            self.quality = self.task.estimate(self.model)
             if self._good_enough():  # the sample may flatter
                 self.measure_everything()
 
@@ -257,7 +262,7 @@ class _Run:
         while time.perf_counter() - start < max(SPEED_SECONDS, SPEED_SHARE * self.config.seconds):
             per_step = self._learn(self.step + self.chunk)  # the last and largest chunk counts
         start = time.perf_counter()
-        self.psnr = self._sample_psnr()
+        self.quality = self.task.estimate(self.model)
         measurement = time.perf_counter() - start
         self.seconds = time.perf_counter() - begin
         left = max(self.config.seconds - self.seconds - measurement, LEARNING_SHARE * self.config.seconds)
@@ -268,51 +273,23 @@ class _Run:
         self.steps = self.step + max(1, int(max(few, many)))
 
     def measure_everything(self) -> None:
-        """Replaces the estimate of the quality by that of every pixel."""
-        self.psnr = full_size_psnr(self.field(), self.target)
+        """Replaces the estimate of the quality by that of the whole."""
+        self.quality = self.task.measure(self.field())
 
     def _good_enough(self) -> bool:
-        return self.config.psnr is not None and self.psnr is not None and self.psnr >= self.config.psnr
+        return self.quality.reaches(self.config)
 
     def _reallocate(self) -> None:
         """Re-decides the tree by the errors seen since the last time, which are then forgotten."""
         tree = self.model.lattice.tree
         config = self.config
-        better = allocate(tree, self._leaf_errors(), config.blocks, alpha=config.alpha, beta=config.beta)
+        errors = self.task.leaf_errors(tree, self.model.errors[:, tree.leaf_rows])
+        better = allocate(tree, errors, config.blocks, alpha=config.alpha, beta=config.beta)
         if not np.array_equal(better.levels, tree.levels) or not np.array_equal(better.indices, tree.indices):
             self.model.move_to(better)
         else:
             self.model.forget_errors()
 
-    def _leaf_errors(self) -> NDArray[np.float64]:
-        """Squared error of every leaf, summed over its area; unseen leaves count as average ones."""
-        tree = self.model.lattice.tree
-        squares, counts = self.model.errors[:, tree.leaf_rows]
-        average = squares.sum() / max(counts.sum(), 1.0)
-        mean = np.divide(squares, counts, out=np.full(len(counts), average), where=counts > 0)
-        area = _areas_inside(tree, self.config.architecture.cells, self.target.signal.size)
-        errors: NDArray[np.float64] = mean * area
-        return errors
 
-    def _sample_psnr(self) -> float:
-        """PSNR over a fixed sample of pixels."""
-        width, height = self.target.signal.size
-        chosen = np.random.default_rng(0).integers(0, width * height, SAMPLE_PIXELS)
-        pixels = np.stack([chosen % width, chosen // width], axis=1)
-        truth = self.target.at(pixels)
-        values = self.model.render_points(torch.from_numpy(pixels + 0.5))
-        return decibels(rounded_squares(values.numpy(), truth) / truth.size)
-
-
-def _trainable(target: ImageTarget, config: FitConfig, lattice: Lattice, arrays: Arrays) -> TrainableField:
-    return TrainableField(target.signal, config.architecture, lattice, arrays, config.device, config.mlp)
-
-
-def _areas_inside(tree: Tree, cells: int, size: tuple[int, ...]) -> NDArray[np.float64]:
-    """Full-size pixels of each leaf that lie inside the image."""
-    rows = tree.leaf_rows
-    side = cells << (tree.depth - tree.levels[rows].astype(np.int64))
-    low = tree.coordinates[rows] * side[:, None]
-    high = np.minimum(low + side[:, None], np.array(size))
-    area: NDArray[np.float64] = np.prod(high - low, axis=1, dtype=np.float64)
-    return area
+def _trainable(config: FitConfig, lattice: Lattice, arrays: Arrays) -> TrainableField:
+    return TrainableField(config.architecture, lattice, arrays, config.device, config.mlp)

@@ -10,14 +10,24 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from acorn_svc.field import ops
+from acorn_svc.field.base import initial_parameters
 from acorn_svc.field.encoders import VertexFeatures, count_parameters
 from acorn_svc.field.geometry import geometry_of
 from acorn_svc.field.lattice import Lattice
-from acorn_svc.field.model import Field, initial_parameters
-from acorn_svc.field.ops.learning import FEATURES, Learner, Sampling, Schedule
+from acorn_svc.field.ops.learning import (
+    FEATURES,
+    RUN,
+    Layer,
+    Learned,
+    Learner,
+    PointSampling,
+    Sampling,
+    Schedule,
+)
+from acorn_svc.field.ops.points import draw_points, note_errors
 from acorn_svc.field.ops.reference import draw_patches, read_patches
 from acorn_svc.field.ops.tcnn import MlpName
-from acorn_svc.field.state import Architecture, FitRecord, Signal
+from acorn_svc.field.state import Architecture, ShapeSignal, Signal
 from acorn_svc.field.tree import Tree
 from acorn_svc.training.optimisers import adam_step
 from acorn_svc.training.state import select_prefix, with_prefix
@@ -32,21 +42,20 @@ class TrainableField:
     """Parameters in training.
 
     Attributes:
+        architecture: shape of the networks.
         lattice: the current blocks.
         geometry: the same as flat arrays.
     """
 
     def __init__(
         self,
-        signal: Signal,
         architecture: Architecture,
         lattice: Lattice,
         arrays: Arrays,
         device: str = "cpu",
         mlp: MlpName = "own",
     ) -> None:
-        self._signal = signal
-        self._architecture = architecture
+        self.architecture = architecture
         self._device = torch.device(device)
         self._mlp = mlp
         parameters, first, second = (self._tensors(select_prefix(prefix, arrays)) for prefix in TABLES)
@@ -60,7 +69,7 @@ class TrainableField:
 
     @staticmethod
     def start(
-        signal: Signal, architecture: Architecture, lattice: Lattice, generator: torch.Generator
+        signal: Signal | ShapeSignal, architecture: Architecture, lattice: Lattice, generator: torch.Generator
     ) -> Arrays:
         """Fresh parameters, for the constructor."""
         parameters = initial_parameters(architecture, signal, lattice, generator)
@@ -85,29 +94,35 @@ class TrainableField:
         counters = {name: _copied(getattr(self._learner, name)) for name in COUNTERS}
         return {**arrays, **with_prefix("counters", counters), "errors": _copied(self._learner.errors)}
 
-    def to_field(self, record: FitRecord) -> Field:
-        """A snapshot, with features rounded to the half precision that a file holds."""
-        copies = {name: _copied(tensor) for name, tensor in self._learner.parameters.items()}
-        parameters = {name: torch.from_numpy(array) for name, array in copies.items()}
-        if FEATURES in parameters:
-            parameters[FEATURES] = parameters[FEATURES].half().float()
-        return Field(self._signal, self._architecture, self.lattice, parameters, record)
+    def copy_parameters(self, *, forget_untouched: bool = False) -> dict[str, Tensor]:
+        """Copies of the parameters, on the CPU.
 
-    def train(self, sampling: Sampling, schedule: Schedule) -> None:
+        Args:
+            forget_untouched: rows of features that no step has touched yet are zero.
+        """
+        parameters = {name: tensor.cpu().clone() for name, tensor in self._learner.parameters.items()}
+        if forget_untouched and FEATURES in parameters:
+            parameters[FEATURES][self._learner.last.cpu() == 0] = 0
+        return parameters
+
+    def train(self, sampling: Sampling | PointSampling, schedule: Schedule) -> None:
         """Steps of training; see :func:`acorn_svc.field.ops.reference.train`.
 
         Features that are learned directly change in the rows that a step reads: a step of a large picture
         costs no more than one of a small picture. The weights of a coordinate encoder all change.
         """
         if FEATURES in self._learner.parameters:
-            ops.train(self.geometry, self._learner, sampling, schedule)
+            if isinstance(sampling, PointSampling):
+                ops.train_points(self.geometry, self._learner, sampling, schedule)
+            else:
+                ops.train(self.geometry, self._learner, sampling, schedule)
             return
         rates = zip(*(values.tolist() for values in schedule), strict=True)
         for scale, encoder_rate, decoder_rate in rates:
             self._train_encoder(sampling, scale, encoder_rate, decoder_rate)
 
     def _train_encoder(
-        self, sampling: Sampling, scale: int, encoder_rate: float, decoder_rate: float
+        self, sampling: Sampling | PointSampling, scale: int, encoder_rate: float, decoder_rate: float
     ) -> None:
         """One step of the coordinate encoder.
 
@@ -122,23 +137,46 @@ class TrainableField:
         slots = [tuple(table[name] for table in learner.tables) for name in gradients]
         adam_step(slots, list(gradients.values()), encoder_rate, learner.encoder_steps[0])
 
-    def _train_decoder(self, features: Tensor, sampling: Sampling, scale: int, rate: float) -> Tensor:
+    def _train_decoder(
+        self, features: Tensor, sampling: Sampling | PointSampling, scale: int, rate: float
+    ) -> Tensor:
         """One step of the decoder of a scale; returns the gradient of the features."""
         learner = self._learner
-        corners = draw_patches(learner, sampling, scale)
-        truth, weights = read_patches(sampling.pyramid[scale], corners)
         layers = learner.layers(scale)
-        learned = ops.learn(self.geometry, features, layers, corners, scale, truth, weights)
+        if isinstance(sampling, PointSampling):
+            learned = self._learn_points(features, layers, sampling, scale)
+        else:
+            learned = self._learn_patches(features, layers, sampling, scale)
         names = [name for n in range(len(layers)) for name in (f"decoder.{n}.weight", f"decoder.{n}.bias")]
         slots = [tuple(table[name][scale] for table in learner.tables) for name in names]
         flat = [tensor for layer in learned.layers for tensor in layer]
         adam_step(slots, flat, rate, learner.decoder_steps[scale])
+        return learned.features
+
+    def _learn_points(
+        self, features: Tensor, layers: list[Layer], sampling: PointSampling, scale: int
+    ) -> Learned:
+        learner = self._learner
+        positions, truth = draw_points(learner, sampling, scale)
+        learned = ops.learn_points(self.geometry, features, layers, positions, scale, truth, sampling.loss)
+        learner.drawn[scale] += len(positions) // RUN
+        if scale == 0:
+            note_errors(ops.choose(positions.device.type), self.geometry, learner, positions, learned.errors)
+        return learned
+
+    def _learn_patches(
+        self, features: Tensor, layers: list[Layer], sampling: Sampling, scale: int
+    ) -> Learned:
+        learner = self._learner
+        corners = draw_patches(learner, sampling, scale)
+        truth, weights = read_patches(sampling.pyramid[scale], corners)
+        learned = ops.learn(self.geometry, features, layers, corners, scale, truth, weights)
         learner.drawn[scale] += len(corners)
         if scale == 0:
             rows = ops.locate(self.geometry, corners.double()).long()
-            learner.errors[0].index_add_(0, rows, learned.squares)
+            learner.errors[0].index_add_(0, rows, learned.errors)
             learner.errors[1].index_add_(0, rows, weights.sum(dim=1).double())
-        return learned.features
+        return learned
 
     def move_to(self, tree: Tree) -> None:
         """Takes another tree and forgets the errors.
@@ -146,7 +184,7 @@ class TrainableField:
         Vertices that both trees have keep their features, new ones start at zero. A zero reads like an absent
         block, so that a split alone leaves the picture as it is.
         """
-        lattice = Lattice.build(tree, self._architecture.cells)
+        lattice = Lattice.build(tree, self.architecture.cells)
         if FEATURES in self._learner.parameters:
             here, there = (
                 torch.from_numpy(rows).to(self._device) for rows in lattice.carry_over(self.lattice)
@@ -193,7 +231,7 @@ class TrainableField:
     def _set_lattice(self, lattice: Lattice, errors: Tensor | None = None) -> None:
         self.lattice = lattice
         self.geometry = geometry_of(lattice).to(self._device)
-        self._vertex_features = VertexFeatures(self._architecture, lattice, self._device, self._mlp)
+        self._vertex_features = VertexFeatures(self.architecture, lattice, self._device, self._mlp)
         features = self._learner.parameters.get(FEATURES, torch.empty(0))
         if errors is None:
             errors = torch.zeros(2, len(lattice.tree), dtype=torch.float64, device=self._device)

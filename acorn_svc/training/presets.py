@@ -11,9 +11,10 @@ from acorn_svc.errors import BadRequest
 from acorn_svc.field import ops
 from acorn_svc.field.geometry import PATCH_SIDE
 from acorn_svc.field.ops import tcnn
+from acorn_svc.field.ops.learning import Loss
 from acorn_svc.field.ops.tcnn import MlpName
 from acorn_svc.field.state import Architecture, EncoderName
-from acorn_svc.training.targets import ImageTarget
+from acorn_svc.training.targets import ImageTarget, ShapeTarget
 
 PresetName = Literal["draft", "standard", "fine"]
 DeviceName = Literal["cpu", "cuda"]
@@ -39,6 +40,30 @@ PRESETS: dict[str, Preset] = {
     "standard": Preset(pixels_per_block=820, max_blocks=8192, samples_per_block=45_000),
     "fine": Preset(pixels_per_block=500, max_blocks=32_768, samples_per_block=150_000),
 }
+
+
+@dataclass(frozen=True)
+class ShapePreset:
+    """The same for shapes.
+
+    Attributes:
+        resolution: voxels along the longest side of the box, at the finest level.
+        max_blocks: leaves of the tree.
+        samples_per_block: points near the surface whose truth is computed, for each block that holds surface.
+        steps: of the optimiser.
+    """
+
+    resolution: int
+    max_blocks: int
+    samples_per_block: int
+    steps: int
+
+
+SHAPE_PRESETS: dict[str, ShapePreset] = {
+    "draft": ShapePreset(resolution=128, max_blocks=8_000, samples_per_block=100, steps=1_000),
+    "standard": ShapePreset(resolution=256, max_blocks=48_000, samples_per_block=100, steps=2_500),
+    "fine": ShapePreset(resolution=512, max_blocks=192_000, samples_per_block=60, steps=8_000),
+}
 MIN_BLOCKS = 16
 COORDINATE_BLOCK = 4  # a block costs time and no parameters: fewer, larger ones than features of their own
 COORDINATE_MAX_BLOCKS = 1024
@@ -50,6 +75,8 @@ MAX_PATCHES = 1024
 BLOCKS_PER_PATCH = 2
 COARSE_PART = 4
 FULL_SIZE_SHARE = 0.5
+SHAPE_RUNS = 256
+SHAPE_FULL_SIZE_SHARE = 0.75
 
 
 @dataclass(frozen=True)
@@ -62,12 +89,16 @@ class FitConfig:
         blocks: most leaves of the tree.
         steps: optimiser steps; a time limit replaces them.
         seconds: time to fit in; the speed is measured once and the steps fixed by it.
-        psnr: decibels at which to stop early.
+        psnr: decibels at which to stop early, for pictures.
+        iou: intersection over union at which to stop early, for shapes.
+        resolution: voxels along the longest side of the box of a shape; 0 for pictures.
+        samples_per_block: points with truth for each block of a shape that holds surface; 0 for pictures.
+        loss: what shapes are learned by: ``"distance"``, or ACORN's ``"occupancy"``.
         seed: of all randomness.
         threads: of the computation; with the coordinate encoder the result depends on them to the last bit.
         device: ``"cpu"`` or ``"cuda"``.
         mlp: ``"own"`` or ``"tiny-cuda-nn"``, which runs the coordinate encoder on a GPU.
-        patches: squares of ``PATCH_SIDE`` pixels drawn for one step at full size.
+        patches: squares of ``PATCH_SIDE`` pixels, or runs of points, drawn for one step at full size.
         coarse_patches: the same for one step of a coarser scale, whose decoder needs steps more than samples.
         encoder_rate: learning rate of features or encoder.
         decoder_rate: learning rate of the decoders.
@@ -87,6 +118,10 @@ class FitConfig:
     steps: int
     seconds: float | None = None
     psnr: float | None = None
+    iou: float | None = None
+    resolution: int = 0
+    samples_per_block: int = 0
+    loss: Loss = "distance"
     seed: int = 0
     threads: int = 1
     device: DeviceName = "cpu"
@@ -114,12 +149,14 @@ class FitConfig:
 
 
 def configure(
-    target: ImageTarget,
+    target: ImageTarget | ShapeTarget,
     preset: str = "standard",
     *,
     seconds: float | None = None,
     steps: int | None = None,
     psnr: float | None = None,
+    iou: float | None = None,
+    loss: str | None = None,
     blocks: int | None = None,
     encoder: str | None = None,
     seed: int = 0,
@@ -127,14 +164,16 @@ def configure(
     device: str = "cpu",
     mlp: str = "own",
 ) -> FitConfig:
-    """Chooses sensible numbers for an image.
+    """Chooses sensible numbers for an image or a shape.
 
     Args:
-        target: the image.
+        target: what is fitted.
         preset: ``"draft"``, ``"standard"`` or ``"fine"``.
         seconds: fit for this long.
         steps: fit for so many steps; not together with ``seconds``.
-        psnr: stop as soon as this many decibels are reached.
+        psnr: stop as soon as this many decibels are reached; pictures.
+        iou: stop as soon as the insides overlap so far, 0 to 1; shapes.
+        loss: ``"distance"`` (default) or ``"occupancy"``; shapes.
         blocks: most leaves of the tree.
         encoder: ``"grid"`` (default) or ``"coordinate"``.
         seed: of all randomness.
@@ -146,8 +185,30 @@ def configure(
         BadRequest: a value is unknown or out of range, or what it asks for is not there.
     """
     _check(preset, seconds, steps, psnr, blocks, encoder, seed, threads)
+    _check_kind(target, psnr, iou, loss)
     _check_device(device, mlp)
-    choice = PRESETS[preset]
+    shared: dict[str, Any] = {
+        "preset": preset,
+        "seconds": seconds,
+        "seed": seed,
+        "threads": threads or len(os.sched_getaffinity(0)),
+        "device": device,
+        "mlp": mlp,
+    }
+    if isinstance(target, ImageTarget):
+        return _for_image(target, steps, psnr, blocks, encoder, shared)
+    return _for_shape(target, steps, iou, loss, blocks, encoder, shared)
+
+
+def _for_image(
+    target: ImageTarget,
+    steps: int | None,
+    psnr: float | None,
+    blocks: int | None,
+    encoder: str | None,
+    shared: dict[str, Any],
+) -> FitConfig:
+    choice = PRESETS[shared["preset"]]
     pixels = target.signal.width * target.signal.height
     per_block, most = choice.pixels_per_block, choice.max_blocks
     if encoder == "coordinate":
@@ -156,25 +217,47 @@ def configure(
     patches = min(max(blocks // BLOCKS_PER_PATCH, PATCHES), MAX_PATCHES)
     samples_per_step = patches * PATCH_SIDE**2 * (FULL_SIZE_SHARE + (1 - FULL_SIZE_SHARE) / COARSE_PART)
     config = FitConfig(
-        preset=preset,
         architecture=Architecture(),
         blocks=blocks,
         steps=steps or max(200, round(choice.samples_per_block * blocks / samples_per_step)),
-        seconds=seconds,
         psnr=psnr,
-        seed=seed,
-        threads=threads or len(os.sched_getaffinity(0)),
-        device=cast(DeviceName, device),
-        mlp=cast(MlpName, mlp),
         patches=patches,
         coarse_patches=patches // COARSE_PART,
+        **shared,
+    )
+    return _coordinate(config) if encoder == "coordinate" else config
+
+
+def _for_shape(
+    target: ShapeTarget,
+    steps: int | None,
+    iou: float | None,
+    loss: str | None,
+    blocks: int | None,
+    encoder: str | None,
+    shared: dict[str, Any],
+) -> FitConfig:
+    choice = SHAPE_PRESETS[shared["preset"]]
+    features, width = (2, 64) if target.has_colour else (1, 32)
+    config = FitConfig(
+        architecture=Architecture(cells=4, features=features, decoder_width=width),
+        blocks=blocks or choice.max_blocks,
+        steps=steps or choice.steps,
+        iou=iou,
+        resolution=choice.resolution,
+        samples_per_block=choice.samples_per_block,
+        loss=cast(Loss, loss or "distance"),
+        patches=SHAPE_RUNS,
+        coarse_patches=SHAPE_RUNS // COARSE_PART,
+        full_size_share=SHAPE_FULL_SIZE_SHARE,
+        **shared,
     )
     return _coordinate(config) if encoder == "coordinate" else config
 
 
 def _coordinate(config: FitConfig) -> FitConfig:
     """Wide and shallow: at equal parameters 2 dB ahead of ACORN's five layers of 256 after 200 steps."""
-    architecture = Architecture(encoder="coordinate", encoder_width=448, encoder_layers=0)
+    architecture = replace(config.architecture, encoder="coordinate", encoder_width=448, encoder_layers=0)
     return replace(
         config,
         architecture=architecture,
@@ -207,6 +290,18 @@ def _check(
     _in_range("blocks", blocks, 1, MAX_BLOCKS)
     _in_range("seed", seed, 0, 2**63 - 1)
     _in_range("threads", threads, 1, 1024)
+
+
+def _check_kind(
+    target: ImageTarget | ShapeTarget, psnr: float | None, iou: float | None, loss: str | None
+) -> None:
+    if isinstance(target, ImageTarget) and (iou is not None or loss is not None):
+        raise BadRequest("iou and loss are for shapes; a picture has a psnr")
+    if isinstance(target, ShapeTarget) and psnr is not None:
+        raise BadRequest("psnr is for pictures; a shape has an iou")
+    if loss is not None and loss not in get_args(Loss):
+        raise BadRequest(f"unknown loss {loss!r}; known: {', '.join(get_args(Loss))}")
+    _in_range("iou", iou, 0.01, 1)
 
 
 def _check_device(device: str, mlp: str) -> None:

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from acorn_svc.field.model import empty_tree
+from acorn_svc.field.base import empty_tree
 from acorn_svc.field.tree import Tree, morton_encode
 from acorn_svc.training.targets import ImageTarget
 

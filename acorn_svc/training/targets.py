@@ -1,4 +1,4 @@
-"""What is fitted: an image and its area-filtered scales."""
+"""What is fitted: an image with its area-filtered scales, or a surface."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from acorn_svc.errors import BadImage
+from acorn_svc.errors import BadImage, BadMesh
 from acorn_svc.field.conventions import IMAGE_DIMENSION, scaled_size
-from acorn_svc.field.state import Signal
+from acorn_svc.field.mesh import Mesh
+from acorn_svc.field.state import ShapeSignal, Signal
 
 Pixels = NDArray[np.uint8 | np.uint16]
 FloatImage = NDArray[np.float32]
+MARGIN = 4  # voxels between the surface and the border of its box
+TRUNCATION = 2.0  # voxels
+LEAST_EXTENT, MOST_EXTENT = 1e-100, 1e100  # of which squares and voxels are still numbers
 Array = TypeVar("Array", NDArray[np.float32], NDArray[np.float64])
 
 
@@ -123,3 +127,73 @@ def _pool_sum(values: Array, axes: tuple[int, ...] = (0, 1)) -> Array:
         starts = np.arange(0, values.shape[axis], 2)
         values = np.add.reduceat(values, starts, axis=axis)
     return values
+
+
+class ShapeTarget:
+    """A surface to fit.
+
+    Args:
+        mesh: its triangles.
+
+    Raises:
+        BadMesh: there is no triangle, a face names no vertex, or all lie in one point or have no end.
+    """
+
+    def __init__(self, mesh: Mesh) -> None:
+        if not len(mesh.faces):
+            raise BadMesh("The mesh holds no triangles.")
+        if mesh.faces.min() < 0 or mesh.faces.max() >= len(mesh.vertices):
+            raise BadMesh("A face of the mesh names a vertex that does not exist.")
+        used = mesh.vertices[np.unique(mesh.faces)]
+        self.low, self.high = used.min(axis=0), used.max(axis=0)
+        if not np.isfinite(used).all() or not LEAST_EXTENT < np.ptp(used / 2, axis=0).max() < MOST_EXTENT:
+            raise BadMesh("The mesh has no extent.")
+        self.mesh = mesh
+
+    @property
+    def has_colour(self) -> bool:
+        """Whether the surface has a colour."""
+        return self.mesh.colours is not None or self.mesh.texture is not None
+
+    def signal(self, resolution: int) -> ShapeSignal:
+        """The box around the surface, ``resolution`` voxels along its longest side."""
+        extent = self.high - self.low
+        voxel = float(extent.max()) / (resolution - 2 * MARGIN)
+        counts = np.minimum(np.ceil(extent / voxel - 1e-9).astype(int) + 2 * MARGIN, resolution)
+        origin = (self.low + self.high) / 2 - counts * voxel / 2
+        return ShapeSignal(
+            size=(int(counts[0]), int(counts[1]), int(counts[2])),
+            channels=4 if self.has_colour else 1,
+            truncation=TRUNCATION,
+            origin=(float(origin[0]), float(origin[1]), float(origin[2])),
+            voxel=voxel,
+        )
+
+    def colours(self, faces: NDArray[np.integer], barycentric: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Colours ``[n, 3]``, 0 to 1, of points on the surface."""
+        corners = self.mesh.faces[faces]
+        weights = barycentric[:, :, None]
+        if self.mesh.texture is not None:
+            places = (self.mesh.texture.coordinates[corners] * weights).sum(axis=1)
+            return _texels(self.mesh.texture.pixels, places)
+        assert self.mesh.colours is not None
+        colours: NDArray[np.float32] = (self.mesh.colours[corners] / 255.0 * weights).sum(axis=1)
+        return colours.astype(np.float32)
+
+
+def _texels(pixels: NDArray[np.uint8], places: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Bilinear look-up at ``(u, v)``, v up, repeating."""
+    height, width = pixels.shape[:2]
+    x = places[:, 0] * width - 0.5
+    y = (1 - places[:, 1]) * height - 0.5
+    left, top = np.floor(x).astype(np.int64), np.floor(y).astype(np.int64)
+    right, down = (x - left)[:, None], (y - top)[:, None]
+
+    def row(offset: int) -> NDArray[np.float64]:
+        line = (top + offset) % height
+        ends = [pixels[line, column % width].astype(np.float64) for column in (left, left + 1)]
+        mixed: NDArray[np.float64] = ends[0] * (1 - right) + ends[1] * right
+        return mixed
+
+    values: NDArray[np.float64] = (row(0) * (1 - down) + row(1) * down) / 255.0
+    return values.astype(np.float32)

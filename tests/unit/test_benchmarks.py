@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import csv
+from collections import Counter
+from itertools import islice
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from acorn_svc.field.ops import reference
-from benchmarks import operations
-from benchmarks.measurement import LEAST_ROUNDS, Times, interleaved, ratio
+from benchmarks import __main__ as program
+from benchmarks import operations, serving
+from benchmarks.measurement import LEAST_ROUNDS, Measurement, Times, interleaved, ratio
 from benchmarks.operations import Case, Effort, least_seconds
 from benchmarks.peaks import COPY, Peak, peaks
 
@@ -100,3 +106,45 @@ def test_more_rounds_are_more_multiply_adds() -> None:
         once = native.multiply_adds(lanes, 1, 1)
         assert once > 0
         assert native.multiply_adds(lanes, 7, 1) == 7 * once
+
+
+def test_no_tile_is_asked_for_twice_but_the_one_that_is_cached() -> None:
+    clock, asked = Clock(), Counter[str]()
+
+    def get(path: str) -> bytes:
+        clock.spend(1.0 if path == "/healthz" else 0.25 if asked[path] else 4.0)
+        asked[path] += 1
+        return b""
+
+    found = {(row.case, row.metric): row.value for row in serving.requests(get, "scene", 20, clock)}
+    for metric in ("median", "min", "p90"):
+        assert found["cold tile", metric] == 4000.0
+        assert found["cached tile", metric] == 250.0
+        assert found["/healthz", metric] == 1000.0
+    assert sorted(asked.values()) == [1] * 20 + [20, 21]
+
+
+def test_tiles_are_whole_and_differ() -> None:
+    paths = list(islice(serving.tiles("scene"), 1000))
+    assert len(set(paths)) == len(paths)
+    assert paths[0] == "/iiif/scene/0,0,256,256/256,/0/default.jpg"
+
+
+@pytest.mark.slow
+def test_a_real_server_is_measured() -> None:
+    units = {row.case: row.unit for row in serving.measure(quick=True)}
+    assert {"cold tile", "cached tile", "/healthz", "256 x 256 render, threads 1"} <= units.keys()
+
+
+def test_a_part_replaces_its_own_rows_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    value = 1.0
+    parts = {name: lambda _, name=name: iter([Measurement(name, "time", value, "s")]) for name in "ab"}
+    monkeypatch.setattr(program, "BENCHMARKS", parts)
+    output = tmp_path / "found.tsv"
+    program.main(["--output", str(output)])
+    value = 2.0
+    program.main(["b", "--output", str(output)])
+    with output.open(newline="") as file:
+        rows = list(csv.DictReader(file, dialect="excel-tab"))
+    assert {row["benchmark"]: float(row["value"]) for row in rows} == {"a": 1.0, "b": 2.0}
+    assert len(rows) == len(parts)

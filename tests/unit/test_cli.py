@@ -11,10 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import trimesh
 
+import acorn_svc
 from acorn_svc import cli
+from acorn_svc.field.kinds import as_shape
 from acorn_svc.formats.container import read_field
 from acorn_svc.formats.images import encode_image, read_image
+from acorn_svc.formats.meshes import read_mesh
 from acorn_svc.training import loop
 
 Run = Callable[..., tuple[int, str, str]]
@@ -138,7 +142,7 @@ def test_a_checkpoint_of_another_image_is_refused(run: Run, photo: Path, tmp_pat
     path = tmp_path / "x.acorn"
     Checkpoint(tmp_path / "x.acorn.state", np.zeros((1, 1, 1), np.uint8)).write(FitState({}, {}))
     code, _, err = run("fit", photo, "-o", path, "--resume")
-    assert (code, err) == (1, "Error: The checkpoint belongs to another image.\n")
+    assert (code, err) == (1, "Error: The checkpoint belongs to another original.\n")
 
 
 def test_info_tells_everything_that_scripts_need(run: Run, model: Path) -> None:
@@ -232,12 +236,84 @@ def test_options_are_checked(run: Run, photo: Path, tmp_path: Path, options: tup
     assert options[0] in err
 
 
-@pytest.mark.parametrize("command", ["fit", "render", "info", "serve", "demo", "doctor"])
+@pytest.mark.parametrize("command", ["fit", "render", "mesh", "info", "serve", "demo", "doctor"])
 def test_help_teaches(run: Run, command: str) -> None:
     code, out, _ = run(command, "--help")
     assert code == 0
     assert f"acorn {command}" in out or "Usage" in out
     assert command in run("--help")[1]
+
+
+@pytest.fixture(scope="session")
+def scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sphere with one face twice, as a file of another name."""
+    path = tmp_path_factory.mktemp("scan") / "scan.txt"
+    ball = trimesh.creation.icosphere(2, 3.0)
+    ball.faces = np.concatenate([ball.faces, ball.faces[:1]])
+    path.write_bytes(ball.export(file_type="ply"))
+    return path
+
+
+@pytest.fixture(scope="session")
+def shape(scan: Path) -> Path:
+    path = scan.with_name("scan.acorn")
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["fit", str(scan), "-o", str(path), "--preset", "draft", "--steps", "200", "--threads", "1"])
+    assert caught.value.code == 0
+    return path
+
+
+def test_a_mesh_is_fitted_and_what_was_mended_is_said(run: Run, scan: Path, tmp_path: Path) -> None:
+    output = tmp_path / "x.acorn"
+    code, out, err = run("fit", scan, "-o", output, "--preset", "draft", "--steps", "10", "--threads", "1")
+    assert code == 0
+    assert "IoU 0." in out
+    assert "dB" not in out
+    assert "Repaired: " in err
+    assert as_shape(read_field(output)).info().steps == 10
+
+
+def test_goals_of_the_other_kind_are_one_sentence(run: Run, scan: Path, photo: Path, tmp_path: Path) -> None:
+    for original, goal in ((scan, "--psnr"), (photo, "--iou")):
+        code, _, err = run("fit", original, "-o", tmp_path / "x.acorn", goal, "1")
+        assert code == 1
+        assert err.splitlines()[-1].startswith(f"Error: {goal[2:]}")
+
+
+@pytest.mark.parametrize("suffix", ["glb", "ply", "stl", "obj"])
+def test_mesh_writes_a_closed_surface(run: Run, shape: Path, tmp_path: Path, suffix: str) -> None:
+    output = tmp_path / f"x.{suffix}"
+    assert run("mesh", shape, "-o", output, "--resolution", "40")[0] == 0
+    mesh = trimesh.load(output, force="mesh")
+    mesh.merge_vertices(merge_norm=True, merge_tex=True)
+    assert mesh.is_watertight
+    assert mesh.volume == pytest.approx(4 / 3 * np.pi * 3**3, rel=0.06)
+
+
+def test_draco_makes_a_glb_smaller(run: Run, shape: Path, tmp_path: Path) -> None:
+    pytest.importorskip("DracoPy")
+    plain, small = tmp_path / "x.glb", tmp_path / "y.glb"
+    assert run("mesh", shape, "-o", plain, "--resolution", "40")[0] == 0
+    assert run("mesh", shape, "-o", small, "--resolution", "40", "--draco")[0] == 0
+    assert small.stat().st_size < plain.stat().st_size / 3
+
+
+def test_what_a_field_is_not_is_one_sentence(run: Run, model: Path, shape: Path, tmp_path: Path) -> None:
+    for command, file, suffix in (("mesh", model, "glb"), ("render", shape, "png")):
+        code, _, err = run(command, file, "-o", tmp_path / f"x.{suffix}")
+        assert (code, err.count("\n")) == (1, 1)
+    assert run("mesh", shape, "-o", tmp_path / "x.fbx")[0] == 2
+    assert run("mesh", shape, "-o", tmp_path / "x.glb", "--resolution", "0")[0] == 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_python_fits_files_and_meshes(scan: Path) -> None:
+    mesh = read_mesh(scan).mesh
+    options = {"preset": "draft", "steps": 5, "threads": 1}
+    from_file, from_mesh = acorn_svc.fit(scan, **options), acorn_svc.fit(mesh, **options)
+    assert isinstance(from_mesh, acorn_svc.ShapeField)
+    points = mesh.vertices[:20]
+    np.testing.assert_array_equal(as_shape(from_file).query(points), from_mesh.query(points))
 
 
 def test_help_does_not_wait_for_torch() -> None:
@@ -262,3 +338,52 @@ def test_doctor_finds_what_this_test_needs(run: Run) -> None:
     assert code == 0
     for name in ("python", "torch", "libvips", "reference", "web page"):
         assert name in out
+
+
+def test_eval_says_how_good_every_scale_is(run: Run, photo: Path, model: Path) -> None:
+    code, out, _ = run("eval", model, photo, "--json")
+    facts, field = json.loads(out), read_field(model)
+    assert code == 0
+    assert list(facts) == [*(f"psnr at 1/{1 << scale}" for scale in range(field.depth + 1)), "bytes"]
+    assert facts["psnr at 1/1"] == pytest.approx(field.info().psnr, abs=1e-6)
+    code, out, _ = run("eval", model, photo)
+    assert code == 0
+    assert f"{facts['psnr at 1/2']:.6g}" in out
+
+
+def write_box(path: Path) -> Path:
+    """A box of 1 x 2 x 3."""
+    corners = [f"v {x} {y} {z}" for x in (0, 1) for y in (0, 2) for z in (0, 3)]
+    faces = ["1 2 4 3", "5 7 8 6", "1 5 6 2", "3 4 8 7", "1 3 7 5", "2 6 8 4"]
+    path.write_text("\n".join([*corners, *(f"f {face}" for face in faces)]))
+    return path
+
+
+def test_eval_measures_a_shape_against_its_mesh(run: Run, tmp_path: Path) -> None:
+    box, path = write_box(tmp_path / "box.obj"), tmp_path / "box.acorn"
+    options = ("--preset", "draft", "--blocks", "800", "--steps", "60", "--threads", "1")
+    assert run("fit", box, "-o", path, *options)[0] == 0
+    code, out, err = run("eval", path, box, "--json", "--points", "20000", "--resolution", "64")
+    assert code == 0, err
+    facts = json.loads(out)
+    assert facts["bytes"] == path.stat().st_size
+    assert 0.9 < facts["iou"] <= 1
+    assert facts["near_iou"] <= facts["iou"]
+    assert 0 < facts["chamfer"] < 1e-4
+    assert 0 < facts["normal_error"] < 20
+    assert facts["psnr"] is None
+    code, out, _ = run("eval", path, box, "--points", "20000", "--resolution", "64")
+    assert f"{facts['iou']:.6g}" in out
+
+
+def test_eval_refuses_what_the_field_was_not_fitted_to(
+    run: Run, photo: Path, model: Path, tmp_path: Path
+) -> None:
+    code, _, err = run("eval", model, write_box(tmp_path / "box.obj"))
+    assert code == 1
+    assert "mesh" in err
+    other = tmp_path / "other.png"
+    other.write_bytes(encode_image(np.zeros((5, 6, 3), np.uint8), "png"))
+    code, _, err = run("eval", model, other)
+    assert code == 1
+    assert "differ" in err

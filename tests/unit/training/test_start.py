@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from acorn_svc.field.model import empty_tree
+from acorn_svc.field.base import empty_tree
 from acorn_svc.field.tree import ABSENT, Tree
 from acorn_svc.training.start import initial_tree
 from acorn_svc.training.targets import ImageTarget
