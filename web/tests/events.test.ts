@@ -12,8 +12,8 @@ describe("the curve", () => {
   it("grows by measured points only", () => {
     const curve = [makeProgress(1, 20), makeProgress(2, null), makeProgress(3, 25)].reduce(addPoint, []);
     expect(curve).toEqual([
-      { step: 1, seconds: 0.1, psnr: 20 },
-      { step: 3, seconds: 0.3, psnr: 25 },
+      { step: 1, seconds: 0.1, quality: 20 },
+      { step: 3, seconds: 0.3, quality: 25 },
     ]);
   });
 

@@ -1,8 +1,17 @@
 /** Values for tests. */
 
-import type { Progress, ProgressEvent, Scene, Status } from "../src/core/types";
+import type { ImageScene, Progress, ProgressEvent, ShapeScene, Status } from "../src/core/types";
 
-export function makeScene(changes: Partial<Scene> = {}): Scene {
+const commonLinks = (id: string) => ({
+  self: `/scenes/${id}`,
+  events: `http://inner:8000/scenes/${id}/events`,
+  file: `/scenes/${id}/file`,
+  original: `/scenes/${id}/original`,
+  tree: `/scenes/${id}/tree`,
+  query: `/scenes/${id}/query`,
+});
+
+export function makeScene(changes: Partial<ImageScene> = {}): ImageScene {
   const id = changes.id ?? "0".repeat(26);
   return {
     id,
@@ -25,15 +34,40 @@ export function makeScene(changes: Partial<Scene> = {}): Scene {
     updated_at: "2026-01-01T00:00:00Z",
     version: 1,
     progress: null,
+    shape: null,
     links: {
-      self: `/scenes/${id}`,
-      events: `http://inner:8000/scenes/${id}/events`,
-      file: `/scenes/${id}/file`,
-      original: `/scenes/${id}/original`,
-      tree: `/scenes/${id}/tree`,
+      ...commonLinks(id),
+      region: `/scenes/${id}/region`,
       iiif: `/iiif/${id}/info.json`,
       dzi: `/dzi/${id}.dzi`,
+      mesh: null,
+      tiles3d: null,
       thumbnail: `/iiif/${id}/full/^!400,400/0/default.jpg`,
+    },
+    ...changes,
+  };
+}
+
+export function makeShape(changes: Partial<ShapeScene> = {}): ShapeScene {
+  const id = changes.id ?? "0".repeat(26);
+  return {
+    ...makeScene({ id }),
+    kind: "shape",
+    title: "Spot",
+    format_original: "obj",
+    width: null,
+    height: null,
+    channels: null,
+    bit_depth: null,
+    shape: { vertices: 10, faces: 16, colours: false, bounds: [[0, 0, 0], [4, 2, 1]], repairs: [] },
+    links: {
+      ...commonLinks(id),
+      region: null,
+      iiif: null,
+      dzi: null,
+      mesh: `http://inner:8000/scenes/${id}/mesh`,
+      tiles3d: `http://inner:8000/tiles3d/${id}/tileset.json`,
+      thumbnail: `/scenes/${id}/thumbnail.webp`,
     },
     ...changes,
   };
@@ -46,6 +80,7 @@ export function makeProgress(step: number, psnr: number | null): Progress {
     steps: 100,
     seconds: step / 10,
     psnr,
+    iou: null,
     blocks: 16,
     parameters: 1000,
     bytes: 2000,

@@ -1,10 +1,11 @@
 /** What people read: numbers, names, addresses. */
 
 import { describe, expect, it } from "vitest";
-import { formatBytes, formatPercent, formatPixels, formatSeconds } from "../src/core/format";
+import { formatBytes, formatLength, formatPercent, formatPixels, formatSeconds } from "../src/core/format";
+import { formatQuality, MEASURES, qualityOf } from "../src/core/quality";
 import { parseRoute, sceneHash } from "../src/core/route";
 import { fractionDone, statusLabel, titleOf } from "../src/core/status";
-import { makeProgress, makeScene } from "./scenes";
+import { makeProgress, makeScene, makeShape } from "./scenes";
 
 it.each([
   [0, "0 B"],
@@ -30,6 +31,36 @@ it("sizes name megapixels from one on", () => {
   expect(formatPixels(5000, 4000)).toBe("5,000 × 4,000 · 20 MP");
 });
 
+it.each([
+  [0.0012345, "0.00123"],
+  [5.119999, "5.12"],
+  [64, "64"],
+  [1024.4, "1,024"],
+])("a length of %f reads %j", (length, text) => expect(formatLength(length)).toBe(text));
+
+describe("quality", () => {
+  it.each([
+    ["image", 34.06, "34.1 dB"],
+    ["shape", 0.87659, "0.876 IoU"],
+    ["shape", 0.29, "0.290 IoU"],
+    ["shape", 0.99, "0.9900 IoU"],
+    ["shape", 0.99998, "0.9999 IoU"],
+    ["shape", 1, "1.0000 IoU"],
+  ] as const)("of an %s, %f, reads %j", (kind, quality, text) => expect(formatQuality(kind, quality)).toBe(text));
+
+  it("is whichever was measured", () => {
+    const progress = makeProgress(1, null);
+    expect(qualityOf({ ...progress, psnr: 30 })).toBe(30);
+    expect(qualityOf({ ...progress, iou: 0 })).toBe(0);
+    expect(qualityOf(progress)).toBeNull();
+    expect(qualityOf(null)).toBeNull();
+  });
+
+  it("has a heading that names its unit", () => {
+    for (const { heading, unit } of Object.values(MEASURES)) expect(heading).toContain(unit);
+  });
+});
+
 it("a share never reads as done too early", () => expect(formatPercent(0.999)).toBe("99 %"));
 
 describe("routes", () => {
@@ -52,6 +83,7 @@ describe("a scene", () => {
   it("being fitted tells its stage, at rest its status", () => {
     const progress = { ...makeProgress(1, null), stage: "measuring" as const };
     expect(statusLabel(makeScene({ progress }))).toBe("Measuring the image");
+    expect(statusLabel(makeShape({ progress }))).toBe("Measuring the shape");
     expect(statusLabel(makeScene({ progress, status: "failed" }))).toBe("Failed");
   });
 

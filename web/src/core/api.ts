@@ -1,6 +1,19 @@
 /** Calls to the service. Every failure is an ApiError that carries the service's own words. */
 
-import type { BlockTree, ErrorBody, ImageInfo, Metadata, Preset, Scene, ScenePage } from "./types";
+import { isVisible } from "./status";
+import type {
+  BlockTree,
+  ErrorBody,
+  ImageInfo,
+  ImageScene,
+  MeshFormat,
+  Metadata,
+  Preset,
+  Scene,
+  ScenePage,
+  ShapeScene,
+  ShapeTree,
+} from "./types";
 
 export class ApiError extends Error {
   constructor(
@@ -55,7 +68,8 @@ const BUSY_PAUSE_MS = 1000;
 
 /** A busy server, or a scene that changes at this moment, asks readers to come again. */
 async function send(path: string, init: RequestInit = {}, tries = 3): Promise<Response> {
-  const response = await fetch(path, init).catch(() => {
+  const response = await fetch(path, init).catch((reason: unknown) => {
+    if (init.signal?.aborted) throw reason;
     throw new ApiError(UNREACHABLE, "unreachable", 0);
   });
   if (response.status === BUSY && init.method === undefined && tries > 1) {
@@ -80,11 +94,41 @@ export function listScenes(cursor: string | null = null): Promise<ScenePage> {
 
 export const getScene = (id: string): Promise<Scene> => json(scenePath(id));
 
-export const getTree = (scene: Scene): Promise<BlockTree> =>
+export const getTree = (scene: ImageScene): Promise<BlockTree> =>
   json(versioned(scene.links.tree, scene.version));
 
+export const getShapeTree = (scene: ShapeScene): Promise<ShapeTree> =>
+  json(versioned(scene.links.tree, scene.version));
+
+/** Where the tileset of the scene's newest version is; null while there is none. */
+export const tilesetOf = (scene: ShapeScene): string | null =>
+  isVisible(scene) ? versioned(scene.links.tiles3d, scene.version) : null;
+
+/** Where a mesh of so many cells along the longest side of the shape is. */
+export const meshPath = (scene: ShapeScene, resolution: number, format: MeshFormat): string =>
+  `${sameOrigin(scene.links.mesh)}?${new URLSearchParams({ resolution: String(resolution), format })}`;
+
+/** A mesh, once it has been made; ends early, with an AbortError, when the signal says so. */
+export async function getMesh(
+  scene: ShapeScene,
+  resolution: number,
+  format: MeshFormat,
+  signal: AbortSignal,
+): Promise<Blob> {
+  return (await send(meshPath(scene, resolution, format), { signal })).blob();
+}
+
+/** An answer as it is, but a busy server is asked again a few times. For libraries that do their own asking. */
+export async function patientFetch(path: string, init: RequestInit, tries = 8): Promise<Response> {
+  for (let left = tries; ; left--) {
+    const response = await fetch(path, init);
+    if (response.status !== BUSY || left <= 1 || init.signal?.aborted) return response;
+    await new Promise((resolve) => setTimeout(resolve, BUSY_PAUSE_MS));
+  }
+}
+
 /** The image's IIIF description, its id moved to the page's own origin. */
-export async function getImageInfo(scene: Scene): Promise<ImageInfo> {
+export async function getImageInfo(scene: ImageScene): Promise<ImageInfo> {
   const path = versioned(scene.links.iiif, scene.version);
   const info = await json<ImageInfo>(path);
   return { ...info, id: new URL(path, location.href).href.replace(/\/info\.json.*$/, "") };

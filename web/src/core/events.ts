@@ -1,18 +1,20 @@
 /** A scene followed live: the server's events folded into one plain value. */
 
 import { sameOrigin } from "./api";
+import { qualityOf } from "./quality";
 import { isActive } from "./status";
 import type { Progress, ProgressEvent, Scene } from "./types";
 
 export interface CurvePoint {
   step: number;
   seconds: number;
-  psnr: number;
+  /** Decibels or IoU, as the kind of the scene has it. */
+  quality: number;
 }
 
 export interface LiveScene {
   scene: Scene;
-  /** PSNR over the fit, ordered by step. */
+  /** Quality over the fit, ordered by step. */
   curve: readonly CurvePoint[];
 }
 
@@ -24,13 +26,14 @@ export const live = (scene: Scene): LiveScene => ({ scene, curve: [] });
 
 /** The curve with one more point. History may be sent again: what it repeats replaces what was there. */
 export function addPoint(curve: readonly CurvePoint[], progress: Progress): readonly CurvePoint[] {
-  const { step, seconds, psnr } = progress;
-  if (psnr === null || seconds === null) return curve;
+  const { step, seconds } = progress;
+  const quality = qualityOf(progress);
+  if (quality === null || seconds === null) return curve;
   const last = curve.at(-1);
   // Between two measurements the last one is repeated.
-  if (last !== undefined && last.psnr === psnr && last.step <= step) return curve;
+  if (last !== undefined && last.quality === quality && last.step <= step) return curve;
   const kept = last === undefined || last.step < step ? curve : curve.filter((p) => p.step < step);
-  return [...kept, { step, seconds, psnr }];
+  return [...kept, { step, seconds, quality }];
 }
 
 /** The scene after a progress event. Replayed history neither changes its status nor takes it back. */

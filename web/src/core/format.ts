@@ -6,7 +6,6 @@ const compact = new Intl.NumberFormat("en", { notation: "compact", maximumSignif
 
 export const formatCount = (value: number): string => count.format(value);
 export const formatCompact = (value: number): string => compact.format(value);
-export const formatDecibels = (psnr: number): string => `${psnr.toFixed(1)} dB`;
 export const formatPercent = (share: number): string => `${Math.floor(share * 100)} %`;
 
 /** Decimal units, three significant digits. */
@@ -15,6 +14,10 @@ export function formatBytes(bytes: number): string {
   const value = bytes / 1000 ** exponent;
   return `${exponent === 0 ? value : Number(value.toPrecision(3))} ${UNITS[exponent]}`;
 }
+
+/** A length in whatever units the mesh has, three significant digits, and all before the point. */
+export const formatLength = (length: number): string =>
+  length >= 100 ? count.format(Math.round(length)) : String(Number(length.toPrecision(3)));
 
 export function formatSeconds(seconds: number): string {
   if (seconds < 9.95) return `${seconds.toFixed(1)} s`;

@@ -71,7 +71,7 @@ export const isOutlined = (group: LevelBlocks, view: View): boolean =>
   group.side * view.scale >= SMALLEST_OUTLINED;
 
 /** Position of a level between the coarsest and the finest present, 0 to 1. */
-export function depthShare(level: number, groups: readonly LevelBlocks[]): number {
+export function depthShare(level: number, groups: readonly { level: number }[]): number {
   const first = groups[0]?.level ?? level;
   const last = groups.at(-1)?.level ?? level;
   return last === first ? 0 : (level - first) / (last - first);
@@ -95,13 +95,16 @@ const RAMP = [
   [255, 207, 92],
 ] as const;
 
-/** Colour of a level as CSS; share as from depthShare. */
-export function levelColour(share: number, alpha = 1): string {
+/** Colour of a level, red, green and blue from 0 to 255; share as from depthShare. */
+export function levelRgb(share: number): [red: number, green: number, blue: number] {
   const position = Math.min(1, Math.max(0, share)) * (RAMP.length - 1);
   const index = Math.min(RAMP.length - 2, Math.floor(position));
   const from = RAMP[index] ?? RAMP[0];
   const to = RAMP[index + 1] ?? from;
   const mix = (channel: 0 | 1 | 2): number =>
     Math.round(from[channel] + (to[channel] - from[channel]) * (position - index));
-  return `rgb(${mix(0)} ${mix(1)} ${mix(2)} / ${alpha})`;
+  return [mix(0), mix(1), mix(2)];
 }
+
+/** Colour of a level as CSS. */
+export const levelColour = (share: number, alpha = 1): string => `rgb(${levelRgb(share).join(" ")} / ${alpha})`;

@@ -1,6 +1,6 @@
 /** What may be done with a scene in each status; the server's life cycle decides, this follows. */
 
-import type { Scene, Stage, Status } from "./types";
+import type { Kind, Scene, Stage, Status } from "./types";
 
 const ACTIVE: ReadonlySet<Status> = new Set<Status>(["queued", "fitting"]);
 const RETRYABLE: ReadonlySet<Status> = new Set<Status>(["failed", "cancelled"]);
@@ -13,8 +13,8 @@ const STATUS_LABELS: Record<Status, string> = {
   cancelled: "Cancelled",
 };
 
-const STAGE_LABELS: Record<Stage, string> = {
-  measuring: "Measuring the image",
+const STAGE_LABELS: Record<Stage, string | Record<Kind, string>> = {
+  measuring: { image: "Measuring the image", shape: "Measuring the shape" },
   fitting: "Fitting",
   evaluating: "Evaluating",
   done: "Finishing",
@@ -33,7 +33,9 @@ export function titleOf(scene: Scene): string {
 /** One or two words on where the scene stands. */
 export function statusLabel(scene: Scene): string {
   const stage = scene.progress?.stage;
-  return scene.status === "fitting" && stage ? STAGE_LABELS[stage] : STATUS_LABELS[scene.status];
+  if (scene.status !== "fitting" || !stage) return STATUS_LABELS[scene.status];
+  const label = STAGE_LABELS[stage];
+  return typeof label === "string" ? label : label[scene.kind];
 }
 
 /** Share of the steps done, 0 to 1. */

@@ -3,6 +3,7 @@
 export type Status = "queued" | "fitting" | "ready" | "failed" | "cancelled";
 export type Stage = "measuring" | "fitting" | "evaluating" | "done";
 export type Preset = "draft" | "standard" | "fine";
+export type MeshFormat = "glb" | "ply" | "stl" | "obj";
 
 export interface Progress {
   stage: Stage;
@@ -10,23 +11,40 @@ export interface Progress {
   steps: number;
   /** Seconds of fitting; null where the file does not tell. */
   seconds: number | null;
-  /** Decibels at full size; null before the first measurement. */
+  /** Of an image: decibels at full size; null before the first measurement. */
   psnr: number | null;
+  /** Of a shape: how much of the insides agrees, 0 to 1; null before the first measurement. */
+  iou: number | null;
   blocks: number;
   parameters: number;
   /** Estimated size of the .acorn file. */
   bytes: number;
 }
 
-export interface Links {
+interface CommonLinks {
   self: string;
   events: string;
   file: string;
   original: string;
   tree: string;
+  query: string;
+  thumbnail: string;
+}
+
+export interface ImageLinks extends CommonLinks {
+  region: string;
   iiif: string;
   dzi: string;
-  thumbnail: string;
+  mesh: null;
+  tiles3d: null;
+}
+
+export interface ShapeLinks extends CommonLinks {
+  region: null;
+  iiif: null;
+  dzi: null;
+  mesh: string;
+  tiles3d: string;
 }
 
 export interface Metadata {
@@ -36,15 +54,26 @@ export interface Metadata {
   rights: string | null;
 }
 
-export interface Scene extends Metadata {
+export type Corner = readonly [x: number, y: number, z: number];
+
+/** A box along the axes: its lowest and its highest corner. */
+export type Bounds = readonly [low: Corner, high: Corner];
+
+export interface ShapeFacts {
+  /** Of the mesh as uploaded; null for an .acorn file. */
+  vertices: number | null;
+  faces: number | null;
+  colours: boolean;
+  /** In the units of the mesh, like all positions. */
+  bounds: Bounds;
+  /** What was mended before the fit, one sentence each. */
+  repairs: string[];
+}
+
+interface CommonScene extends Metadata {
   id: string;
-  kind: "image";
   status: Status;
   error: { code: string; message: string } | null;
-  width: number | null;
-  height: number | null;
-  channels: number | null;
-  bit_depth: number | null;
   bytes_original: number | null;
   format_original: string | null;
   preset: string | null;
@@ -54,8 +83,30 @@ export interface Scene extends Metadata {
   /** Snapshots published so far; 0 means there is nothing to look at yet. */
   version: number;
   progress: Progress | null;
-  links: Links;
 }
+
+export interface ImageScene extends CommonScene {
+  kind: "image";
+  width: number | null;
+  height: number | null;
+  channels: number | null;
+  bit_depth: number | null;
+  shape: null;
+  links: ImageLinks;
+}
+
+export interface ShapeScene extends CommonScene {
+  kind: "shape";
+  width: null;
+  height: null;
+  channels: null;
+  bit_depth: null;
+  shape: ShapeFacts;
+  links: ShapeLinks;
+}
+
+export type Scene = ImageScene | ShapeScene;
+export type Kind = Scene["kind"];
 
 export interface ScenePage {
   items: Scene[];
@@ -78,6 +129,18 @@ export interface BlockTree {
   height: number;
   levels: number;
   blocks: Block[];
+}
+
+/** Lowest corner and side of a block that holds surface, then its level. */
+export type ShapeBlock = readonly [x: number, y: number, z: number, side: number, level: number];
+
+export interface ShapeTree {
+  version: number;
+  bounds: Bounds;
+  /** Side of a full-size voxel. */
+  voxel: number;
+  levels: number;
+  blocks: ShapeBlock[];
 }
 
 /** A IIIF Image API description; only what the page itself reads is named. */

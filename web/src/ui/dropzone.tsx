@@ -2,11 +2,11 @@ import { useEffect, useRef, useState } from "preact/hooks";
 import type { Preset } from "../core/types";
 import { Logo, UploadIcon } from "./icons";
 
-const ACCEPTED = "image/jpeg,image/png,image/webp,image/tiff,.acorn";
+const ACCEPTED = "image/jpeg,image/png,image/webp,image/tiff,.ply,.stl,.obj,.off,.glb,.acorn";
 
 const PRESETS: readonly { value: Preset; label: string; hint: string }[] = [
   { value: "draft", label: "Draft", hint: "A quick first look" },
-  { value: "standard", label: "Standard", hint: "Right for most pictures" },
+  { value: "standard", label: "Standard", hint: "Right for most things" },
   { value: "fine", label: "Fine", hint: "All the detail, slowest" },
 ];
 
@@ -79,15 +79,15 @@ export function Dropzone({ welcoming, onFiles }: Props) {
     <section class={`dropzone${welcoming ? " welcoming" : ""}${over ? " over" : ""}`}>
       <div class="dropzone-text">
         {welcoming && <Logo />}
-        <h1>{welcoming ? "Bring an image" : "Scenes"}</h1>
+        <h1>{welcoming ? "Bring an image or a shape" : "Scenes"}</h1>
         <p>
-          Drop a picture anywhere on this page. It becomes a small neural field, as detailed as the
-          picture is in each place, to be looked at from afar and from very near.
+          Drop a picture or a mesh anywhere on this page. It becomes a small neural field, as detailed
+          as the original is in each place, to be looked at from afar and from very near.
         </p>
         <div class="chooser">
           <label class="button primary">
             <UploadIcon />
-            Choose an image
+            Choose a file
             <input
               type="file"
               class="visually-hidden"
@@ -96,7 +96,7 @@ export function Dropzone({ welcoming, onFiles }: Props) {
               onChange={(event) => onChosen(event.currentTarget)}
             />
           </label>
-          <span class="hint">JPEG, PNG, WebP, TIFF or .acorn</span>
+          <span class="hint">JPEG, PNG, WebP or TIFF; PLY, STL, OBJ, OFF or GLB; .acorn</span>
         </div>
       </div>
       <PresetChoice preset={preset} onChange={setPreset} />

@@ -1,17 +1,26 @@
-import { formatBytes, formatCompact, formatCount, formatPixels, formatSeconds } from "../core/format";
+import {
+  formatBytes,
+  formatCompact,
+  formatCount,
+  formatLength,
+  formatPixels,
+  formatSeconds,
+} from "../core/format";
+import { MEASURES, qualityOf } from "../core/quality";
 import { fractionDone, isActive, statusLabel } from "../core/status";
-import type { Scene } from "../core/types";
+import type { Scene, ShapeFacts } from "../core/types";
 
 /** Where the fit stands: status, the quality reached, and how far it is. */
 export function FitHead({ scene }: { scene: Scene }) {
-  const psnr = scene.progress?.psnr ?? null;
+  const quality = qualityOf(scene.progress);
+  const measure = MEASURES[scene.kind];
   return (
     <section class="fit-head">
       <p class={`status ${scene.status}`} role="status">{statusLabel(scene)}</p>
-      {psnr !== null && (
-        <p class="psnr">
-          {psnr.toFixed(1)}
-          <abbr title="decibels of peak signal-to-noise ratio, against the original at full size">dB</abbr>
+      {quality !== null && (
+        <p class="quality">
+          {measure.format(quality)}
+          <abbr title={measure.meaning}>{measure.unit}</abbr>
         </p>
       )}
       {isActive(scene.status) && (
@@ -21,8 +30,20 @@ export function FitHead({ scene }: { scene: Scene }) {
   );
 }
 
-function rowsOf(scene: Scene): (readonly [label: string, value: string])[] {
-  const rows: (readonly [string, string])[] = [];
+type Row = readonly [label: string, value: string];
+
+function shapeRows({ vertices, faces, bounds: [low, high], colours }: ShapeFacts): Row[] {
+  const rows: Row[] = [];
+  if (vertices !== null) rows.push(["Vertices", formatCount(vertices)]);
+  if (faces !== null) rows.push(["Faces", formatCount(faces)]);
+  const sides = high.map((value, axis) => formatLength(value - (low[axis] ?? 0)));
+  rows.push(["Size", sides.join(" × ")]);
+  if (colours) rows.push(["Colours", "Yes"]);
+  return rows;
+}
+
+function rowsOf(scene: Scene): Row[] {
+  const rows: Row[] = scene.kind === "shape" ? shapeRows(scene.shape) : [];
   const { progress, width, height } = scene;
   if (width && height) rows.push(["Picture", formatPixels(width, height)]);
   if (progress && progress.steps > 0) {

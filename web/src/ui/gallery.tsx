@@ -1,27 +1,51 @@
+import { useState } from "preact/hooks";
 import { versioned } from "../core/api";
-import { formatDecibels, formatPercent, formatPixels } from "../core/format";
+import { formatCount, formatPercent, formatPixels } from "../core/format";
+import { formatQuality, qualityOf } from "../core/quality";
 import { sceneHash } from "../core/route";
 import { fractionDone, isActive, isVisible, statusLabel, titleOf } from "../core/status";
 import type { Preset, Scene } from "../core/types";
 import { Dropzone } from "./dropzone";
 import type { GalleryState } from "./hooks";
-import { Logo } from "./icons";
+import { Logo, ShapeIcon } from "./icons";
 import { Notice } from "./notice";
 
+/** A cube holds the place until the picture, which takes the server a moment, has come. */
+function ShapeThumbnail({ src }: { src: string | null }) {
+  const [there, setThere] = useState(false);
+  return (
+    <div class={there ? "thumbnail shape" : "thumbnail shape empty"}>
+      {!there && <ShapeIcon />}
+      {src !== null && (
+        <img
+          src={src}
+          alt=""
+          loading="lazy"
+          decoding="async"
+          onLoad={() => setThere(true)}
+          onError={() => setThere(false)}
+        />
+      )}
+    </div>
+  );
+}
+
 function Thumbnail({ scene }: { scene: Scene }) {
-  if (!isVisible(scene)) return <div class="thumbnail empty"><Logo /></div>;
   const src = versioned(scene.links.thumbnail, scene.version);
+  if (scene.kind === "shape") return <ShapeThumbnail src={isVisible(scene) ? src : null} />;
+  if (!isVisible(scene)) return <div class="thumbnail empty"><Logo /></div>;
   return <div class="thumbnail"><img src={src} alt="" loading="lazy" decoding="async" /></div>;
 }
 
 function detailOf(scene: Scene): string {
   if (scene.status === "fitting") return `${statusLabel(scene)}, ${formatPercent(fractionDone(scene))}`;
   if (scene.status !== "ready") return statusLabel(scene);
-  return scene.width && scene.height ? formatPixels(scene.width, scene.height) : "";
+  if (scene.kind === "image") return scene.width && scene.height ? formatPixels(scene.width, scene.height) : "";
+  return scene.shape.faces === null ? "Shape" : `${formatCount(scene.shape.faces)} faces`;
 }
 
 function SceneCard({ scene }: { scene: Scene }) {
-  const psnr = scene.progress?.psnr ?? null;
+  const quality = qualityOf(scene.progress);
   return (
     <li>
       <a class={`card ${scene.status}`} href={sceneHash(scene.id)}>
@@ -32,7 +56,7 @@ function SceneCard({ scene }: { scene: Scene }) {
         <span class="card-title">{titleOf(scene)}</span>
         <span class="card-detail">
           <span class="card-status">{detailOf(scene)}</span>
-          {psnr !== null && <span class="card-psnr">{formatDecibels(psnr)}</span>}
+          {quality !== null && <span class="card-quality">{formatQuality(scene.kind, quality)}</span>}
         </span>
       </a>
     </li>

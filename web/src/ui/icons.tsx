@@ -21,6 +21,14 @@ export const FullIcon = () => (
 export const TreeIcon = () => (
   <Icon><path d="M4 4h16v16H4zM12 4v16M4 12h16M16 4v8M12 8h8" /></Icon>
 );
+/** A cube, seen from above a corner. */
+export const ShapeIcon = () => (
+  <Icon><path d="M12 3l8 4.500v9L12 21l-8-4.500v-9zM12 12l8-4.500M12 12v9M12 12L4 7.500" /></Icon>
+);
+export const WiresIcon = () => (
+  <Icon><path d="M12 4L3.500 19h17zM7.750 11.500h8.500L12 19z" /></Icon>
+);
+export const UpIcon = () => <Icon><path d="M12 20V5M7 10l5-5 5 5" /></Icon>;
 export const DownloadIcon = () => <Icon><path d="M12 4v11M7 11l5 5 5-5M5 20h14" /></Icon>;
 export const UploadIcon = () => <Icon><path d="M12 16V5M7 9l5-5 5 5M5 20h14" /></Icon>;
 export const RetryIcon = () => <Icon><path d="M19 12a7 7 0 1 1-2-5M19 4v4h-4" /></Icon>;

@@ -1,27 +1,46 @@
 import { useEffect, useState } from "preact/hooks";
 import { sameOrigin } from "../core/api";
 import { galleryHash } from "../core/route";
-import { titleOf } from "../core/status";
+import { isVisible, titleOf } from "../core/status";
 import type { Scene } from "../core/types";
 import { Actions } from "./actions";
-import { PsnrCurve } from "./curve";
+import { QualityCurve } from "./curve";
 import { Figures, FitHead } from "./figures";
 import type { SceneState } from "./hooks";
 import { useScene } from "./hooks";
 import { BackIcon } from "./icons";
+import { ImageViewer } from "./image-viewer";
+import { MeshDownload } from "./mesh-download";
 import { MetadataPanel } from "./metadata";
 import { Notice } from "./notice";
-import { Viewer } from "./viewer";
+import { ShapeViewer } from "./shape-viewer";
 
 function Interfaces({ scene }: { scene: Scene }) {
   return (
     <section class="interfaces">
       <h2>For other viewers</h2>
       <ul>
-        <li><a href={sameOrigin(scene.links.iiif)}>IIIF Image API</a></li>
-        <li><a href={sameOrigin(scene.links.dzi)}>Deep Zoom</a></li>
+        {scene.kind === "shape" ? (
+          <li><a href={sameOrigin(scene.links.tiles3d)}>3D Tiles</a></li>
+        ) : (
+          <>
+            <li><a href={sameOrigin(scene.links.iiif)}>IIIF Image API</a></li>
+            <li><a href={sameOrigin(scene.links.dzi)}>Deep Zoom</a></li>
+          </>
+        )}
         <li><a href={sameOrigin(scene.links.self)}>JSON</a></li>
       </ul>
+    </section>
+  );
+}
+
+/** What was wrong with the mesh, and mended before the fit. */
+function Repairs({ repairs }: { repairs: readonly string[] }) {
+  if (repairs.length === 0) return null;
+  return (
+    <section class="repairs">
+      <h2>What was repaired</h2>
+      <ul>{repairs.map((repair) => <li key={repair}>{repair}</li>)}</ul>
     </section>
   );
 }
@@ -42,8 +61,10 @@ function Panel({ state, scene }: { state: SceneState; scene: Scene }) {
       <FitHead scene={scene} />
       {scene.error !== null && <Notice message={scene.error.message} />}
       {error !== null && <Notice message={error} />}
-      <PsnrCurve points={state.live?.curve ?? []} />
+      <QualityCurve kind={scene.kind} points={state.live?.curve ?? []} />
       <Figures scene={scene} />
+      {scene.kind === "shape" && <Repairs repairs={scene.shape.repairs} />}
+      {scene.kind === "shape" && isVisible(scene) && <MeshDownload scene={scene} />}
       <Actions scene={scene} onChange={changed} onDeleted={deleted} onError={setError} />
       <MetadataPanel scene={scene} onSaved={state.put} />
       <Interfaces scene={scene} />
@@ -68,7 +89,11 @@ export function ScenePage({ id }: { id: string }) {
   return (
     <main class="scene">
       <div class="scene-stage">
-        <Viewer scene={scene} onError={setViewError} />
+        {scene.kind === "shape" ? (
+          <ShapeViewer scene={scene} onError={setViewError} />
+        ) : (
+          <ImageViewer scene={scene} onError={setViewError} />
+        )}
         {viewError !== null && <Notice message={viewError} />}
       </div>
       <Panel state={state} scene={scene} />
