@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage import data
 
+from acorn_svc.field.kinds import as_image
 from acorn_svc.field.metrics import seam_ratio
 from acorn_svc.field.model import Field
 from acorn_svc.formats.container import field_to_bytes
@@ -65,8 +66,9 @@ def _measure(case: str, target: ImageTarget, config: FitConfig) -> Iterator[Meas
     yield Measurement(case, "time", clock, "s")
     yield from _fit_results(case, last)
     if config.full_size_share < 1:
-        yield from _quality(case, last.field(), target)
-        yield from _render_times(case, last.field())
+        field = as_image(last.field())
+        yield from _quality(case, field, target)
+        yield from _render_times(case, field)
 
 
 def _fit_results(case: str, last: Progress) -> Iterator[Measurement]:

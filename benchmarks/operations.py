@@ -31,10 +31,10 @@ from skimage import data
 from torch import Tensor
 
 from acorn_svc.field import ops
+from acorn_svc.field.base import initial_parameters
 from acorn_svc.field.decoder import layer_sizes
 from acorn_svc.field.geometry import PATCH_SIDE, SLOTS, Geometry, fold, geometry_of
 from acorn_svc.field.lattice import Lattice
-from acorn_svc.field.model import initial_parameters
 from acorn_svc.field.ops.learning import FEATURES, Layer, Learner, Sampling, Schedule
 from acorn_svc.field.state import Architecture
 from acorn_svc.training.start import initial_tree
@@ -311,10 +311,11 @@ def _looking(effort: Effort, device: str) -> Iterator[Case]:
         lambda o: o.render_points(geometry, features, folded, layers, positions, 0),
     )
     for side in effort.sides:
-        yield _rendering(side, device)
+        yield rendering(side, device)
 
 
-def _rendering(side: int, device: str) -> Case:
+def rendering(side: int, device: str) -> Case:
+    """Of a whole picture."""
     geometry, features, folded, layers, *_ = _picture(side, device)
     region = (0, 0, side, side)
     return Case(
