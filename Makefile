@@ -16,7 +16,7 @@ BUILD_FILES := pyproject.toml constraints.txt $(wildcard cuda_ext/*)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format types web web-test unit wheel benchmark docker clean
+.PHONY: help demo test lint format types web web-test unit torture wheel benchmark docker clean
 
 help:  ## List the commands
 	@sed -n 's/^\([a-z-]*\):.*##/  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -46,6 +46,9 @@ web-test: $(BUNDLE)  ## Check and test the page
 
 unit: $(STAMPS)/test $(BUNDLE)  ## Run the Python tests
 	$(BIN)/python -m pytest
+
+torture: $(STAMPS)/test $(BUNDLE)  ## Kill, cut, fill and flood what promises to bear it; takes hours
+	ACORN_TORTURE=1 $(BIN)/python -m pytest -m torture $(ARGS)
 
 wheel: $(STAMPS)/python $(BUNDLE)  ## Build dist/acorn_svc-*.whl, page included
 	$(BIN)/python -m pip wheel --no-input -q --no-deps -w dist .

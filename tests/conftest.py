@@ -3,10 +3,14 @@
 A test that lacks a system tool, a GPU or a data set skips and names what it lacks. Where everything
 is meant to be there (`ACORN_REQUIRE_ALL_TESTS=1`, as `.ci/run` sets it) such a skip is a failure;
 only tests marked `gpu` may skip then.
+
+Tests marked `torture` try to break something many times: a few in the test command, thousands under
+`make torture` (`ACORN_TORTURE=1`), which writes what it did to `benchmarks/results/torture.tsv`.
 """
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 import json
 import os
@@ -20,6 +24,9 @@ import pytest
 REPOSITORY = Path(__file__).parents[1]
 VALIDATE_GLTF = REPOSITORY / "tests" / "tools" / "validate_gltf.mjs"
 REQUIRE_ALL_TESTS = os.environ.get("ACORN_REQUIRE_ALL_TESTS", "") not in ("", "0")
+TORTURE = os.environ.get("ACORN_TORTURE", "") not in ("", "0")
+TORTURE_RESULTS = REPOSITORY / "benchmarks" / "results" / "torture.tsv"
+TORTURE_COLUMNS = ("test", "what", "value")
 
 
 def _forbid_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
@@ -48,6 +55,36 @@ def pytest_make_collect_report(
     report = yield
     _forbid_skip(report)
     return report
+
+
+@pytest.fixture(scope="session")
+def amount() -> Callable[[int, int], int]:
+    """How often to do a thing: `amount(in the test command, under make torture)`."""
+    return lambda usual, torture: torture if TORTURE else usual
+
+
+@pytest.fixture
+def tell(request: pytest.FixtureRequest) -> Callable[[str, object], None]:
+    """Keep a figure of this test, such as how many files it tried; `make torture` writes it down."""
+
+    def keep(what: str, value: object) -> None:
+        if TORTURE:
+            _keep_figure(request.node.nodeid.removeprefix("tests/"), what, str(value))
+
+    return keep
+
+
+def _keep_figure(test: str, what: str, value: str) -> None:
+    figures = {}
+    if TORTURE_RESULTS.exists():
+        with TORTURE_RESULTS.open(newline="") as file:
+            rows = csv.DictReader(file, delimiter="\t")
+            figures = {(row["test"], row["what"]): row["value"] for row in rows}
+    figures[test, what] = value
+    with TORTURE_RESULTS.open("w", newline="") as file:
+        writer = csv.writer(file, delimiter="\t", lineterminator="\n")
+        writer.writerow(TORTURE_COLUMNS)
+        writer.writerows((*key, figures[key]) for key in sorted(figures))
 
 
 def node_program() -> str | None:
