@@ -34,8 +34,36 @@ class Settings(BaseSettings):
 
     data: Path = Field(
         default=Path("acorn-data"),
-        description="The one folder that holds the database and every file.",
+        description="The one folder that holds the database and every file, unless they are elsewhere.",
         json_schema_extra={"unit": "path"},
+    )
+    database_url: str = Field(
+        default="",
+        pattern=r"^(postgresql(\+psycopg)?://\S+)?$",
+        description="A PostgreSQL database, `postgresql://user:word@host/name`; otherwise a file in `data`.",
+        json_schema_extra={"unit": "URL"},
+    )
+    blob_url: str = Field(
+        default="",
+        pattern=r"^((s3|gs|az)://\S+)?$",
+        description="An object store for published files, such as `s3://bucket/prefix`; else `data`.",
+        json_schema_extra={"unit": "URL"},
+    )
+    blob_cache_bytes: int = _setting(
+        10 * GIB, "bytes", "Disk for copies of files that are in an object store.", most=1024 * 1024 * GIB
+    )
+    store_quota_bytes: int = _setting(
+        50 * GIB, "bytes", "Uploads are refused when all files would take more.", most=1024 * 1024 * GIB
+    )
+    gc_age_seconds: int = _setting(
+        86_400,
+        "seconds",
+        "Age from which files that no scene needs, left by a crash, are removed.",
+        least=600,
+        most=365 * 86_400,
+    )
+    gc_interval_seconds: int = _setting(
+        3600, "seconds", "Time between two searches for such files.", most=30 * 86_400
     )
     host: str = Field(
         default="127.0.0.1",
@@ -205,9 +233,8 @@ def _row(name: str) -> str:
     field = Settings.model_fields[name]
     extra = field.json_schema_extra
     unit = extra["unit"] if isinstance(extra, dict) else ""
-    default = (
-        "number of cores" if field.default == _cores() and unit in CORE_UNITS else (f"`{field.default}`")
-    )
+    default = "number of cores" if field.default == _cores() and unit in CORE_UNITS else f"`{field.default}`"
+    default = "none" if field.default == "" else default
     return f"| `{PREFIX}{name.upper()}` | {unit} | {default} | {field.description} |\n"
 
 

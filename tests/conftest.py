@@ -14,12 +14,15 @@ import csv
 import importlib.util
 import json
 import os
+import secrets
 import shutil
 import subprocess
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
+from servers import running_object_store, running_postgres
 
 REPOSITORY = Path(__file__).parents[1]
 VALIDATE_GLTF = REPOSITORY / "tests" / "tools" / "validate_gltf.mjs"
@@ -61,6 +64,35 @@ def pytest_make_collect_report(
 def amount() -> Callable[[int, int], int]:
     """How often to do a thing: `amount(in the test command, under make torture)`."""
     return lambda usual, torture: torture if TORTURE else usual
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """A PostgreSQL server that tests share: the URL of its databases, with `{name}` in it."""
+    with running_postgres() as url:
+        yield url
+
+
+@pytest.fixture
+def database_url(postgres: str) -> str:
+    """A new PostgreSQL database."""
+    name = f"test_{secrets.token_hex(8)}"
+    with psycopg.connect(postgres.format(name="postgres"), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    return postgres.format(name=name)
+
+
+@pytest.fixture(scope="session")
+def object_store() -> Iterator[str]:
+    """A bucket of an S3 server that tests share."""
+    with running_object_store() as url:
+        yield url
+
+
+@pytest.fixture
+def blob_url(object_store: str) -> str:
+    """An empty place in an object store."""
+    return f"{object_store}/{secrets.token_hex(8)}"
 
 
 @pytest.fixture

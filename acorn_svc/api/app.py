@@ -29,6 +29,7 @@ from acorn_svc.jobs.inspection import Inspector
 from acorn_svc.jobs.queue import JobQueue
 from acorn_svc.jobs.worker import EmbeddedWorker, lock_folder
 from acorn_svc.settings import Settings
+from acorn_svc.store.housekeeping import Housekeeper
 from acorn_svc.store.scenes import SceneStore
 
 DESCRIPTION = """
@@ -73,7 +74,7 @@ def create_app(settings: Settings, worker: EmbeddedWorker | None = None) -> Fast
         redoc_url=None,
         responses=errors.documented(422),
     )
-    store = SceneStore(settings.data)
+    store = SceneStore(settings)
     app.state.settings = settings
     app.state.store = store
     app.state.jobs = JobQueue(store, settings.max_queued_jobs)
@@ -99,8 +100,11 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     worker: EmbeddedWorker | None = app.state.worker
     if worker is not None:
         worker.start()
+    housekeeper = Housekeeper(app.state.store, app.state.settings)
+    housekeeper.start()
     yield
     app.state.stopping.set()
+    await anyio.to_thread.run_sync(housekeeper.stop)
     if worker is not None:
         await anyio.to_thread.run_sync(worker.stop)
     app.state.jobs.close()
@@ -176,7 +180,7 @@ def serve(settings: Settings) -> None:
     """Run the service until SIGTERM or Ctrl-C. Raises Conflict when the data folder is in use."""
     with lock_folder(settings.data, "server.lock", wait=False):
         app = create_app(settings, EmbeddedWorker(settings))
-        app.state.store.sweep()
+        app.state.store.adopt_old_checkpoints()
         # Forms are spooled by a library; they too stay on the disk that holds the data.
         tempfile.tempdir = str(app.state.store.blobs.spool)
         _warn_if_open(settings.host)

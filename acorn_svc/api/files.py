@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from fastapi import Request, Response
@@ -17,12 +18,13 @@ ONE_RANGE = re.compile(r"bytes=(\d{1,18})-(\d{0,18})|bytes=-(\d{1,18})")
 MEDIA_TYPE = "application/octet-stream"
 
 
-def file_response(request: Request, path: Path, name: str, etag: str) -> Response:
-    """`path` as a download called `name`: 200, 206 for one range, 304, or 416."""
+def file_response(request: Request, find: Callable[[], Path], name: str, etag: str) -> Response:
+    """The file that `find` gives as a download called `name`: 200, 206 for one range, 304, or 416."""
     headers = {"ETag": etag, "Cache-Control": "no-cache", **CROSS_ORIGIN}
     if etag in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
     try:
+        path = find()
         facts = path.stat()
     except FileNotFoundError:
         raise Unavailable("This scene has just changed; ask again.", retry_after=1) from None

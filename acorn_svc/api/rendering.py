@@ -318,7 +318,7 @@ class Renderer:
         with self._opening:
             field = self._fields.get(view.key)
             if field is None:
-                field = read_field(view.snapshot.path)
+                field = read_field(self._store.local(view.snapshot))
                 self._fields.put(view.key, field, _memory(field))
             return field
 

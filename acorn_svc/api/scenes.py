@@ -456,7 +456,7 @@ DOWNLOAD = documented(404, 416) | {
 def get_file(id: SceneId, request: Request, store: StoreDep) -> Response:
     """The newest snapshot, also while the fit runs. Takes one `Range`, and `If-None-Match`."""
     snapshot = store.snapshot(id)
-    return file_response(request, snapshot.path, f"{id}.acorn", f'"{id}-{snapshot.version}"')
+    return file_response(request, lambda: store.local(snapshot), f"{id}.acorn", f'"{id}-{snapshot.version}"')
 
 
 @router.head("/scenes/{id}/original", include_in_schema=False)
@@ -469,7 +469,7 @@ def get_file(id: SceneId, request: Request, store: StoreDep) -> Response:
 def get_original(scene: SceneDep, request: Request, store: StoreDep) -> Response:
     """The file exactly as it was uploaded, always as a download."""
     name = f"{scene.id}.{scene.format_original}"
-    return file_response(request, store.original(scene), name, f'"{scene.id}-original"')
+    return file_response(request, lambda: store.original(scene.id), name, f'"{scene.id}-original"')
 
 
 @router.get("/scenes/{id}/tree", summary="Show the blocks", responses=documented(404, 503))

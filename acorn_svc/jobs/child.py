@@ -10,21 +10,18 @@ Libraries are imported where they are needed, because checking a picture must no
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import secrets
 import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from acorn_svc.errors import AcornError, InsufficientStorage, LimitExceeded
+from acorn_svc.errors import AcornError, BadModel, InsufficientStorage, LimitExceeded
 from acorn_svc.jobs.process import Message, hold_lifeline, limit_resources, say
 
 if TYPE_CHECKING:
@@ -62,23 +59,26 @@ def inspect(request: Message) -> None:
 
 
 def fit(request: Message) -> None:
-    """Fit the image or mesh at `original` from the last checkpoint, if there is one, to the end."""
+    """Fit the image or mesh at `original` to the end, from the first of `checkpoints` that can be read."""
     limit_resources(request["memory_bytes"])
     job = FitJob.from_request(request)
     stopping = _stop_on_signal()
     try:
-        with _alone_in(job.work):
-            _run(job, stopping)
+        _run(job, stopping)
     except (AcornError, MemoryError, OSError) as error:
         say({"say": "failed", **_error(error, "job_memory_bytes", request["memory_bytes"])})
 
 
 @dataclass(frozen=True)
 class FitJob:
-    """Where a fit reads and writes, and what people asked for."""
+    """Where a fit reads and writes, and what people asked for.
+
+    What it makes, it writes to `spool`; whoever is told of a file takes it away. `checkpoints` are those
+    of earlier starts, newest first.
+    """
 
     original: Path
-    work: Path
+    checkpoints: list[Path]
     spool: Path
     limits: Limits
     options: dict[str, Any]
@@ -88,8 +88,9 @@ class FitJob:
     def from_request(cls, request: Message) -> FitJob:
         """The job of a request made by `jobs.workflow`."""
         known = {field.name: request[field.name] for field in fields(cls)}
-        paths = {name: Path(known[name]) for name in ("original", "work", "spool")}
-        return cls(**{**known, **paths})
+        paths = {name: Path(known[name]) for name in ("original", "spool")}
+        checkpoints = [Path(path) for path in known["checkpoints"]]
+        return cls(**{**known, **paths, "checkpoints": checkpoints})
 
 
 class Stopping:
@@ -135,8 +136,10 @@ def _keep(job: FitJob, progress: Progress) -> None:
     """A checkpoint to go on from, then a snapshot to look at."""
     from acorn_svc.formats.checkpoint import write_state
 
-    write_state(job.work / "checkpoint", progress.state())
-    say({"say": "snapshot", "file": _snapshot(job, progress), "progress": progress.to_json()})
+    state = job.spool / secrets.token_hex(16)
+    write_state(state, progress.state())
+    made = {"file": _snapshot(job, progress), "checkpoint": str(state)}
+    say({"say": "snapshot", **made, "progress": progress.to_json()})
 
 
 def _snapshot(job: FitJob, progress: Progress) -> str:
@@ -188,17 +191,12 @@ def _read(path: Path, limits: Limits) -> Original:
 def _checkpoint(job: FitJob) -> FitState | None:
     from acorn_svc.formats.checkpoint import read_state
 
-    path = job.work / "checkpoint"
-    return read_state(path) if path.exists() else None
-
-
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Wait until no other process fits this scene: one that is being killed may still write."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+    for path in job.checkpoints:
+        try:
+            return read_state(path)
+        except (BadModel, FileNotFoundError):
+            continue
+    return None
 
 
 def _stop_on_signal() -> Stopping:

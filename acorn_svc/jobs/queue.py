@@ -33,7 +33,8 @@ class JobQueue:
         self._store = store
         self._limit = limit
         engine = store.database.engine
-        DBOS.migrate(engine.url.render_as_string(hide_password=False))
+        with store.database.upgrading():
+            DBOS.migrate(engine.url.render_as_string(hide_password=False))
         self._client = DBOSClient(system_database_engine=engine, application_name=APPLICATION)
 
     def require_room(self) -> None:

@@ -50,7 +50,7 @@ def main() -> None:
 
 def start(settings: Settings) -> Watcher:
     """Take up jobs from now on, those first that an earlier worker left unfinished."""
-    store = SceneStore(settings.data)
+    store = SceneStore(settings)
     jobs = JobQueue(store, settings.max_queued_jobs)
     watcher = Watcher(store, settings)
     config = DBOSConfig(

@@ -97,8 +97,7 @@ class Watcher:
 
     def _watch_safely(self, scene_id: str, run: int) -> bool:
         try:
-            over = self._watch(scene_id, run)
-            self._tidy(scene_id)
+            return self._watch(scene_id, run)
         except (NotFound, Conflict):  # deleted, cancelled or replaced
             return True
         except Exception:
@@ -106,21 +105,17 @@ class Watcher:
             log.exception("job interrupted", scene=scene_id, run=run)
             self._stopping.wait(TROUBLE_SECONDS)
             return False
-        return over
 
     def _watch(self, scene_id: str, run: int) -> bool:
         scene = self._take(scene_id, run)
         if scene.status != Status.FITTING:
             return True
-        child = spawn(CHILD, "fit", json.dumps(self._request(scene)))
-        try:
-            return self._follow(child, scene)
-        except NotFound:
-            end(child)  # before its folder is removed
-            self._store.remove_files(scene_id)
-            raise
-        finally:
-            end(child)
+        with self._store.blobs.spool_folder() as spool:
+            child = spawn(CHILD, "fit", json.dumps(self._request(scene, spool)))
+            try:
+                return self._follow(child, scene)
+            finally:
+                end(child)
 
     def _take(self, scene_id: str, run: int) -> Scene:
         """Count one more start; a job that keeps dying without progress is given up."""
@@ -132,7 +127,7 @@ class Watcher:
                 life.fail(scene, FitFailed.code, reason)
         return scene
 
-    def _request(self, scene: Scene) -> Message:
+    def _request(self, scene: Scene, spool: Path) -> Message:
         settings = self._settings
         shared = {
             "preset": scene.preset,
@@ -141,9 +136,9 @@ class Watcher:
             "device": settings.job_device,
         }
         return {
-            "original": str(self._store.original(scene)),
-            "work": str(self._store.work_folder(scene.id)),
-            "spool": str(self._store.blobs.spool),
+            "original": str(self._store.original(scene.id)),
+            "checkpoints": [str(path) for path in self._store.checkpoints(scene.id)],
+            "spool": str(spool),
             "limits": file_limits(settings),
             "options": {**scene.options, **shared},
             "checkpoint_seconds": settings.checkpoint_seconds,
@@ -183,11 +178,10 @@ class Watcher:
         return False
 
     def _publish(self, scene: Scene, message: Message, then: Callable[[Scene], None] | None = None) -> None:
-        source = Path(message["file"])
-        try:
-            self._store.publish_snapshot(scene.id, scene.run, source, message["progress"], then)
-        finally:
-            source.unlink(missing_ok=True)
+        checkpoint = Path(message["checkpoint"]) if "checkpoint" in message else None
+        self._store.publish_snapshot(
+            scene.id, scene.run, Path(message["file"]), message["progress"], checkpoint, then
+        )
 
     def _died(self, scene: Scene, code: int) -> bool:
         """The child ended without a last word: again, unless it has done so too often."""
@@ -208,11 +202,6 @@ class Watcher:
         with self._store.edit(scene.id, scene.run) as row:
             life.fail(row, code, reason)
         return True
-
-    def _tidy(self, scene_id: str) -> None:
-        """A finished scene needs no checkpoint."""
-        if self._store.get(scene_id).status == Status.READY:
-            self._store.drop_checkpoint(scene_id)
 
 
 def _listen(child: Child) -> Heard:

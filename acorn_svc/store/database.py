@@ -1,16 +1,20 @@
 """The database: its tables, and transactions that survive a crash at any moment.
 
+It is one SQLite file in the data folder, or a PostgreSQL database by URL. The tables of the job queue
+(DBOS) live beside ours, so that a scene and its job appear in one commit.
+
 SQLite before 3.51.3 can corrupt a file in WAL mode when two connections write and checkpoint at
-once, so those versions use a rollback journal that is truncated and fully synchronised. The tables
-of the job queue (DBOS) live in the same file, so that a scene and its job appear in one commit.
+once, so those versions use a rollback journal that is truncated and fully synchronised.
 """
 
 from __future__ import annotations
 
+import fcntl
 import sqlite3
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -19,24 +23,30 @@ from typing import Any, ClassVar, Final
 
 from sqlalchemy import (
     JSON,
-    Connection,
+    BigInteger,
     DateTime,
     Engine,
     Enum,
     ForeignKey,
+    Integer,
     String,
     bindparam,
     create_engine,
     event,
-    inspect,
+    make_url,
     select,
     text,
 )
 from sqlalchemy.dialects.sqlite import dialect as sqlite_dialect
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, column_property, mapped_column
 from sqlalchemy.types import TypeDecorator
 
+from acorn_svc.store.migrations import upgrade
+
 SAFE_WAL = (3, 51, 3)
+BUSY_SECONDS = 30
+# Numbers of PostgreSQL's advisory locks, which are Acorn's own.
+WRITE_LOCK, UPGRADE_LOCK = 0xAC024, 0xAC025
 
 
 class Status(StrEnum):
@@ -64,13 +74,28 @@ class UtcDateTime(TypeDecorator[datetime]):
         return None if value is None else value.replace(tzinfo=UTC)
 
 
+class Role(StrEnum):
+    """What a file is to its scene."""
+
+    ORIGINAL = "original"
+    SNAPSHOT = "snapshot"
+    CHECKPOINT = "checkpoint"
+
+
 def now() -> datetime:
     """The present moment in UTC."""
     return datetime.now(UTC)
 
 
-def _values(status: type[Status]) -> list[str]:
-    return [member.value for member in status]
+def _enum(kind: type[StrEnum]) -> Enum:
+    def values(members: type[StrEnum]) -> list[str]:
+        return [member.value for member in members]
+
+    return Enum(kind, native_enum=False, length=16, values_callable=values)
+
+
+# 64 bits. SQLite's INTEGER has them, and only rows of that type get their number by themselves.
+Number = BigInteger().with_variant(Integer, "sqlite")
 
 
 class Base(DeclarativeBase):
@@ -79,8 +104,26 @@ class Base(DeclarativeBase):
     type_annotation_map: ClassVar[dict[Any, Any]] = {
         dict[str, Any]: JSON(none_as_null=True),
         datetime: UtcDateTime,
-        Status: Enum(Status, native_enum=False, length=16, values_callable=_values),
+        Status: _enum(Status),
+        Role: _enum(Role),
     }
+
+
+class File(Base):
+    """A published file that a scene needs, `key` of `store.blobs`; one that no row names is rubbish.
+
+    Several rows may name the same file: scenes with the same original. Of one scene and role, the file
+    with the highest id is the newest.
+    """
+
+    __tablename__ = "files"
+    __table_args__ = ({"sqlite_autoincrement": True},)
+
+    id: Mapped[int] = mapped_column(Number, primary_key=True)
+    scene_id: Mapped[str] = mapped_column(ForeignKey("scenes.id", ondelete="CASCADE"), index=True)
+    role: Mapped[Role]
+    key: Mapped[str] = mapped_column(index=True)
+    bytes: Mapped[int] = mapped_column(Number)
 
 
 class Scene(Base):
@@ -89,9 +132,9 @@ class Scene(Base):
     `kind` is "image" or "shape". `width` to `bit_depth` are an image's, in pixels, and null for a shape;
     `shape` is what is known of a shape, as `jobs.inspection.ShapeFacts` has it, and null for an image.
     `run` counts the jobs of this scene: what an old job writes is refused.
-    `attempts` counts starts of the fitting process since its last checkpoint. `version` is the
-    newest published snapshot, 0 when there is none. `updated_at` changes with the status and
-    with what people write, not with progress.
+    `attempts` counts starts of the fitting process since its last checkpoint. `version` counts published
+    snapshots; `snapshot` is the key of the newest, null when there is none. `updated_at` changes with
+    the status and with what people write, not with progress.
     """
 
     __tablename__ = "scenes"
@@ -112,7 +155,7 @@ class Scene(Base):
     channels: Mapped[int | None] = mapped_column(default=None)
     bit_depth: Mapped[int | None] = mapped_column(default=None)
     shape: Mapped[dict[str, Any] | None] = mapped_column(default=None)
-    bytes_original: Mapped[int]
+    bytes_original: Mapped[int] = mapped_column(Number)
     format_original: Mapped[str]
 
     preset: Mapped[str]
@@ -127,6 +170,14 @@ class Scene(Base):
     created_at: Mapped[datetime] = mapped_column(default=now)
     updated_at: Mapped[datetime] = mapped_column(default=now)
 
+    snapshot: Mapped[str | None] = column_property(
+        select(File.key)
+        .where(File.scene_id == id, File.role == Role.SNAPSHOT)
+        .order_by(File.id.desc())
+        .limit(1)
+        .scalar_subquery()
+    )
+
 
 class ProgressEvent(Base):
     """How far a fit had come at one moment; the ids give the order in which clients are told."""
@@ -134,45 +185,9 @@ class ProgressEvent(Base):
     __tablename__ = "progress_events"
     __table_args__ = ({"sqlite_autoincrement": True},)
 
-    id: Mapped[int] = mapped_column(primary_key=True)
+    id: Mapped[int] = mapped_column(Number, primary_key=True)
     scene_id: Mapped[str] = mapped_column(ForeignKey("scenes.id", ondelete="CASCADE"), index=True)
     data: Mapped[dict[str, Any]]
-
-
-def open_engine(path: Path) -> Engine:
-    """An engine on the SQLite file `path`, durable and safe for several processes."""
-    engine = create_engine(f"sqlite:///{path}", pool_size=5, max_overflow=20)
-    event.listen(engine, "connect", _prepare)
-    return engine
-
-
-def _prepare(connection: sqlite3.Connection, _record: object) -> None:
-    # DBOS shares this engine and begins its own transactions in the driver's way.
-    connection.isolation_level = "IMMEDIATE"
-    journal = "WAL" if sqlite3.sqlite_version_info >= SAFE_WAL else "TRUNCATE"
-    connection.execute("PRAGMA busy_timeout = 30000")
-    connection.execute(f"PRAGMA journal_mode = {journal}")
-    connection.execute("PRAGMA synchronous = FULL")
-    connection.execute("PRAGMA foreign_keys = ON")
-
-
-def _bring_up_to_date(connection: Connection) -> None:
-    """Rebuild the table of scenes of version 0.1, which knew only images; a second call does nothing.
-
-    SQLite cannot let a column become null, so the rows move to a new table of the same name.
-    """
-    present = {column["name"] for column in inspect(connection).get_columns(Scene.__tablename__)}
-    if Scene.shape.key in present:
-        return
-    table, old, columns = Scene.__tablename__, "scenes_0_1", ", ".join(sorted(present))
-    # Else the events would refer to the old table, and go with it.
-    connection.execute(text("PRAGMA legacy_alter_table = ON"))
-    connection.execute(text(f"ALTER TABLE {table} RENAME TO {old}"))
-    connection.execute(text("DROP INDEX IF EXISTS ix_scenes_status"))
-    Scene.metadata.tables[table].create(connection)
-    connection.execute(text(f"INSERT INTO {table} ({columns}) SELECT {columns} FROM {old}"))
-    connection.execute(text(f"DROP TABLE {old}"))
-    connection.execute(text("PRAGMA legacy_alter_table = OFF"))
 
 
 @dataclass(frozen=True)
@@ -187,63 +202,76 @@ class SceneHead:
     height: int | None
     channels: int | None
     rights: str | None
+    snapshot: str | None
 
 
-_HEAD_COLUMNS = [Scene.__table__.c[field.name] for field in fields(SceneHead)]
-HEAD_QUERY: Final = str(
-    select(*_HEAD_COLUMNS).where(Scene.id == bindparam("id")).compile(dialect=sqlite_dialect())
+_HEAD = (
+    select(*(getattr(Scene, field.name) for field in fields(SceneHead)))
+    .where(Scene.id == bindparam("scene_id"))
+    .compile(dialect=sqlite_dialect(paramstyle="named"))
 )
+HEAD_QUERY: Final = str(_HEAD)
 
 
-class Glance:
-    """Looks up heads of scenes within microseconds, on a connection of its own that never waits.
+class Glance(ABC):
+    """Looks up heads of scenes without ever waiting, where the database allows that."""
 
-    A session takes thirty times longer, and one that may wait for a writer has to be in a thread.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._lock = threading.Lock()
-        self._connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
-        self._connection.execute("PRAGMA query_only = ON")
-
+    @abstractmethod
     def __call__(self, scene_id: str) -> list[SceneHead]:
         """The scene with this id as it was last committed, or none.
 
         Raises:
             BlockingIOError: it can't be told without waiting; a session will, or knows what is wrong.
         """
+
+    def close(self) -> None:  # noqa: B027  nothing to close is the usual case
+        """Close its connection."""
+
+
+class NoGlance(Glance):
+    """For a database behind a network, where every look takes time."""
+
+    def __call__(self, scene_id: str) -> list[SceneHead]:
+        """See Glance."""
+        raise BlockingIOError("The database is elsewhere.")
+
+
+class SqliteGlance(Glance):
+    """Looks within microseconds, on a connection of its own.
+
+    A session takes thirty times longer, and one that may wait for a writer has to be in a thread.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._lock = threading.Lock()
+        self._connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
+        self._connection.execute("PRAGMA query_only = ON")
+        self._parameters = {name: str(value) for name, value in _HEAD.params.items()}
+
+    def __call__(self, scene_id: str) -> list[SceneHead]:
+        """See Glance."""
+        parameters = self._parameters | {"scene_id": scene_id}
         try:
             with self._lock:
-                rows = self._connection.execute(HEAD_QUERY, (scene_id,)).fetchall()
+                rows = self._connection.execute(HEAD_QUERY, parameters).fetchall()
         except sqlite3.OperationalError as error:
             raise BlockingIOError("The database is in use.") from error
         return [SceneHead(id, Status(status), *rest) for id, status, *rest in rows]
 
     def close(self) -> None:
-        """Close the connection."""
+        """See Glance."""
         with self._lock:
             self._connection.close()
 
 
-class Database:
+class Database(ABC):
     """The tables behind short transactions."""
 
-    def __init__(self, path: Path) -> None:
-        self.engine = open_engine(path)
-        Base.metadata.create_all(self.engine)
-        self._upgrade()
-        self.glance = Glance(path)
-
-    def _upgrade(self) -> None:
-        with self.engine.connect() as connection:
-            # Within a transaction this pragma does nothing, and dropping a table would drop its events.
-            connection.execute(text("PRAGMA foreign_keys = OFF"))
-            connection.commit()
-            connection.execute(text("BEGIN IMMEDIATE"))
-            _bring_up_to_date(connection)
-            connection.commit()
-            connection.execute(text("PRAGMA foreign_keys = ON"))
-            connection.commit()
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        with self.upgrading():
+            self._upgrade()
+        self.glance = self._new_glance()
 
     @contextmanager
     def read(self) -> Iterator[Session]:
@@ -258,10 +286,115 @@ class Database:
         Commits at the end, rolls back on any exception.
         """
         with Session(self.engine, expire_on_commit=False) as session, session.begin():
-            session.execute(text("BEGIN IMMEDIATE"))
+            self._lock(session)
             yield session
 
     def close(self) -> None:
         """Close every connection."""
         self.glance.close()
         self.engine.dispose()
+
+    @abstractmethod
+    def upgrading(self) -> AbstractContextManager[None]:
+        """One process at a time may change tables; others wait here until it has."""
+
+    @abstractmethod
+    def _upgrade(self) -> None: ...
+
+    @abstractmethod
+    def _new_glance(self) -> Glance: ...
+
+    @abstractmethod
+    def _lock(self, session: Session) -> None: ...
+
+
+class SqliteDatabase(Database):
+    """One file, durable and safe for several processes of one machine."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        engine = create_engine(f"sqlite:///{path}", pool_size=5, max_overflow=20)
+        event.listen(engine, "connect", _prepare)
+        super().__init__(engine)
+
+    @contextmanager
+    def upgrading(self) -> Iterator[None]:
+        """See Database. A file is locked, for the upgrade may use several connections."""
+        with self._path.with_suffix(".lock").open("wb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _upgrade(self) -> None:
+        with self.engine.connect() as connection:
+            # Within a transaction this pragma does nothing, and copying a table would drop its events.
+            connection.execute(text("PRAGMA foreign_keys = OFF"))
+            connection.commit()
+            connection.execute(text("BEGIN IMMEDIATE"))
+            upgrade(connection)
+            connection.commit()
+            connection.execute(text("PRAGMA foreign_keys = ON"))
+            connection.commit()
+
+    def _new_glance(self) -> Glance:
+        return SqliteGlance(str(self._path))
+
+    def _lock(self, session: Session) -> None:
+        session.execute(text("BEGIN IMMEDIATE"))
+
+
+def _prepare(connection: sqlite3.Connection, _record: object) -> None:
+    # DBOS shares this engine and begins its own transactions in the driver's way.
+    connection.isolation_level = "IMMEDIATE"
+    journal = "WAL" if sqlite3.sqlite_version_info >= SAFE_WAL else "TRUNCATE"
+    connection.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
+    connection.execute(f"PRAGMA journal_mode = {journal}")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA foreign_keys = ON")
+
+
+class PostgresDatabase(Database):
+    """A PostgreSQL database, which any number of machines may share.
+
+    Writers take turns, as they do in SQLite: an advisory lock is their write lock. Their transactions
+    are short, and what they read still holds without a thought for isolation levels.
+    """
+
+    def __init__(self, url: str) -> None:
+        options = f"-c lock_timeout={BUSY_SECONDS}s"
+        engine = create_engine(
+            make_url(url).set(drivername="postgresql+psycopg"),
+            pool_size=5,
+            max_overflow=20,
+            pool_pre_ping=True,
+            connect_args={"options": options, "connect_timeout": BUSY_SECONDS},
+        )
+        super().__init__(engine)
+
+    @contextmanager
+    def upgrading(self) -> Iterator[None]:
+        """See Database."""
+        with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(text(f"SELECT pg_advisory_lock({UPGRADE_LOCK})"))
+            try:
+                yield
+            finally:
+                connection.execute(text(f"SELECT pg_advisory_unlock({UPGRADE_LOCK})"))
+
+    def _upgrade(self) -> None:
+        with self.engine.begin() as connection:
+            upgrade(connection)
+
+    def _new_glance(self) -> Glance:
+        return NoGlance()
+
+    def _lock(self, session: Session) -> None:
+        session.execute(text(f"SELECT pg_advisory_xact_lock({WRITE_LOCK})"))
+
+
+def open_database(url: str, path: Path) -> Database:
+    """The database at `url`, or the SQLite file `path` when it is empty.
+
+    Raises:
+        Conflict: a later version of Acorn has used it.
+    """
+    return PostgresDatabase(url) if url else SqliteDatabase(path)

@@ -1,21 +1,25 @@
 """The scenes: rows and files together, the only place that knows both.
 
-    <data>/acorn.sqlite                   scenes, their events, and the job queue
-    <data>/blobs/scenes/<id>/original     what was uploaded, until the scene is deleted
-    <data>/blobs/scenes/<id>/<n>.acorn    snapshot n; the newest two are kept
-    <data>/blobs/spool/                   files that are still being written
-    <data>/work/<id>/                     what a running fit needs to go on after a crash
+    <data>/acorn.sqlite                          scenes, their files and events, and the job queue
+    <data>/blobs/originals/<digest>              what was uploaded; the same content is kept once
+    <data>/blobs/snapshots/<scene>-<random>      what a fit has shown; the newest two are kept
+    <data>/blobs/checkpoints/<scene>-<random>    what a fit needs to go on; the newest two are kept
+    <data>/blobs/spool/                          files that are still being written
+    <data>/cache/                                copies of files that are kept elsewhere
 
-An uploaded `.acorn` is at once the original and snapshot 1.
+Database and published files may each be elsewhere, by URL. Files are published before a row names them
+and removed after no row does, so that what a row names is there; what no row names, `collect` removes.
+An uploaded `.acorn` is at once the original and a snapshot.
 """
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -23,14 +27,26 @@ from typing import Any
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from acorn_svc.errors import AcornError, Conflict, NotFound
-from acorn_svc.store.blobs import Blobs
-from acorn_svc.store.database import Database, ProgressEvent, Scene, SceneHead, Status, now
+from acorn_svc.errors import Conflict, InsufficientStorage, NotFound
+from acorn_svc.settings import Settings
+from acorn_svc.store.blobs import Blobs, FolderBlobs, RemoteBlobs
+from acorn_svc.store.database import (
+    File,
+    ProgressEvent,
+    Role,
+    Scene,
+    SceneHead,
+    Status,
+    now,
+    open_database,
+)
+from acorn_svc.store.file_cache import FileCache
 
 __all__ = ["ProgressEvent", "Scene", "SceneHead", "SceneStore", "Snapshot", "Status", "new_id"]
 
 ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: no i, l, o, u
 KEPT_SNAPSHOTS = 2  # whoever has just looked up the older one can still open it
+KEPT_CHECKPOINTS = 2  # should the newer one be unreadable, a fit goes on from the older
 
 
 def new_id() -> str:
@@ -41,10 +57,13 @@ def new_id() -> str:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A published `.acorn` file of a scene. Its content never changes; versions count from 1."""
+    """A published `.acorn` file of a scene; `key` is that of `SceneStore.local`.
+
+    Its content never changes; versions count from 1.
+    """
 
     version: int
-    path: Path
+    key: str
 
 
 @dataclass(frozen=True)
@@ -56,14 +75,22 @@ class Page:
     total: int
 
 
-class SceneStore:
-    """Every scene of one data folder. Safe to use from several threads and processes."""
+@dataclass(frozen=True)
+class Collected:
+    """What was removed because nothing needed it."""
 
-    def __init__(self, data: Path) -> None:
-        data.mkdir(parents=True, exist_ok=True)
-        self._data = data
-        self.blobs = Blobs(data / "blobs")
-        self.database = Database(data / "acorn.sqlite")
+    files: int = 0
+    bytes: int = 0
+
+
+class SceneStore:
+    """Every scene. Safe to use from several threads, processes and, given URLs, machines."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        settings.data.mkdir(parents=True, exist_ok=True)
+        self.blobs = open_blobs(settings)
+        self.database = open_database(settings.database_url, settings.data / "acorn.sqlite")
 
     # Looking things up
 
@@ -131,19 +158,53 @@ class SceneStore:
 
     def snapshot_of(self, scene: SceneHead) -> Snapshot:
         """The scene's newest snapshot when it was looked up; raises NotFound when there was none."""
-        if scene.version == 0:
+        if scene.snapshot is None:
             raise NotFound("This scene has nothing to show yet; its fit has only begun.")
-        return Snapshot(scene.version, self.blobs.path(_snapshot_key(scene.id, scene.version)))
+        return Snapshot(scene.version, scene.snapshot)
 
-    def original(self, scene: Scene) -> Path:
-        """The file as it was uploaded; of an uploaded `.acorn` that is its only snapshot."""
-        if scene.format_original == "acorn":
-            return self.blobs.path(_snapshot_key(scene.id, 1))
-        return self.blobs.path(_original_key(scene.id))
+    def local(self, snapshot: Snapshot) -> Path:
+        """The snapshot as a file of this machine; may take as long as a download.
 
-    def work_folder(self, scene_id: str) -> Path:
-        """The folder where the fit of this scene keeps its checkpoint."""
-        return self._data / "work" / scene_id
+        Raises:
+            FileNotFoundError: it has been replaced, or its scene deleted.
+        """
+        return self.blobs.local(snapshot.key)
+
+    def original(self, scene_id: str) -> Path:
+        """The file as it was uploaded, on this machine. Raises NotFound when the scene is gone."""
+        for key in self._keys(scene_id, Role.ORIGINAL):
+            with suppress(FileNotFoundError):
+                return self.blobs.local(key)
+        raise _no_scene()
+
+    def checkpoints(self, scene_id: str) -> list[Path]:
+        """What the fit can go on from, newest first, on this machine."""
+        paths = []
+        for key in self._keys(scene_id, Role.CHECKPOINT):
+            with suppress(FileNotFoundError):
+                paths.append(self.blobs.local(key))
+        return paths
+
+    def _keys(self, scene_id: str, role: Role) -> Sequence[str]:
+        query = select(File.key).where(File.scene_id == scene_id, File.role == role)
+        with self.database.read() as session:
+            return session.scalars(query.order_by(File.id.desc())).all()
+
+    def bytes_used(self) -> int:
+        """Bytes of all files that scenes need."""
+        with self.database.read() as session:
+            return _bytes_used(session)
+
+    def require_room(self, size: int) -> None:
+        """Raise InsufficientStorage unless there is room for `size` more bytes."""
+        self._require_quota(self.bytes_used() + size)
+        self.blobs.require_room(size, self._settings.min_free_disk_bytes)
+
+    def _require_quota(self, total: int) -> None:
+        quota = self._settings.store_quota_bytes
+        if total > quota:
+            message = "The scenes take all the room that they may take; delete some."
+            raise InsufficientStorage(message, limit="store_quota_bytes", value=quota)
 
     # Changes
 
@@ -155,15 +216,48 @@ class SceneStore:
     ) -> Scene:
         """Keep `upload`, a file of the spool, and add the scene; `also` joins the transaction.
 
-        The upload becomes the original, or snapshot 1 of a scene that is born with a version.
+        The upload becomes the original, and also the snapshot of a scene that is born with a version.
+        It is gone from the spool afterwards. Raises InsufficientStorage when all files take too much.
         """
-        key = _snapshot_key(scene.id, 1) if scene.version else _original_key(scene.id)
-        self.blobs.publish(upload, key)
-        with self.database.write() as session:
+        key, size = f"originals/{_digest(upload)}", upload.stat().st_size
+        roles = [Role.ORIGINAL, Role.SNAPSHOT] if scene.version else [Role.ORIGINAL]
+        files = [File(scene_id=scene.id, role=role, key=key, bytes=size) for role in roles]
+        with self._publishing({key: upload}) as session:
+            if not self.blobs.has(key):  # the last other scene with this content was deleted just now
+                self.blobs.publish(upload, key)
             session.add(scene)
             session.flush()
+            session.add_all(files)
+            self._require_quota(_bytes_used(session))
             also(session)
         return scene
+
+    @contextmanager
+    def _publishing(self, sources: Mapping[str, Path]) -> Iterator[Session]:
+        """Publish files of the spool by key, then a write transaction whose rows will name them.
+
+        They are gone from the spool afterwards; unless all succeeds, what was published goes again.
+        """
+        try:
+            for key, source in sources.items():
+                self.blobs.publish(source, key)
+            with self.database.write() as session:
+                yield session
+        except Exception:
+            self._discard(sources)
+            raise
+        for source in sources.values():
+            source.unlink()
+
+    def _discard(self, keys: Iterable[str]) -> None:
+        """Remove those of these files that no row names.
+
+        The write lock is held meanwhile, so that no row can come to name them.
+        """
+        with self.database.write() as session:
+            named = set(session.scalars(select(File.key).where(File.key.in_(keys))))
+            for key in set(keys) - named:
+                self.blobs.delete(key)
 
     @contextmanager
     def edit(self, scene_id: str, run: int | None = None) -> Iterator[Scene]:
@@ -205,71 +299,107 @@ class SceneStore:
         run: int,
         source: Path,
         progress: dict[str, Any],
+        checkpoint: Path | None = None,
         then: Callable[[Scene], None] | None = None,
     ) -> None:
-        """Make `source`, a file of the spool, the scene's next version; raises as `edit` does.
+        """Make `source` the scene's next version, and `checkpoint` what its fit goes on from.
 
-        `then` may change the scene in the same transaction; clients are then told.
+        Both are files of the spool, and gone from there afterwards. `then` may change the scene in the
+        same transaction; clients are then told. Raises as `edit` does.
         """
-        version = self.get(scene_id).version + 1
-        self.blobs.publish(source, _snapshot_key(scene_id, version))
-        try:
-            with self.database.write() as session:
-                scene = _require(session, scene_id)
-                _require_run(scene, run)
-                scene.version, scene.progress, scene.attempts = version, progress, 0
-                _record_progress(session, scene)
-                if then is not None:
-                    then(scene)
-                    scene.updated_at = now()
-        except AcornError:
-            self._forget_snapshot(scene_id, version)
-            raise
-        self.blobs.delete(_snapshot_key(scene_id, version - KEPT_SNAPSHOTS))
-
-    def _forget_snapshot(self, scene_id: str, version: int) -> None:
-        """Remove a snapshot that came too late: its job, or the whole scene, is gone."""
-        try:
-            self.get(scene_id)
-        except NotFound:
-            self.remove_files(scene_id)
-        else:
-            self.blobs.delete(_snapshot_key(scene_id, version))
+        made = {Role.SNAPSHOT: source} | ({Role.CHECKPOINT: checkpoint} if checkpoint else {})
+        files = {path: _new_file(scene_id, role, path) for role, path in made.items()}
+        with self._publishing({file.key: path for path, file in files.items()}) as session:
+            scene = _require(session, scene_id)
+            _require_run(scene, run)
+            scene.version, scene.progress, scene.attempts = scene.version + 1, progress, 0
+            _record_progress(session, scene)
+            if then is not None:
+                then(scene)
+                scene.updated_at = now()
+            session.add_all(files.values())
+            session.flush()
+            outdated = _forget_outdated(session, scene)
+        self._discard(outdated)
 
     def delete(self, scene_id: str) -> None:
         """Remove the scene, its events and its files; raises NotFound."""
         with self.database.write() as session:
-            session.delete(_require(session, scene_id))
-        self.remove_files(scene_id)
+            scene = _require(session, scene_id)
+            keys = session.scalars(select(File.key).where(File.scene_id == scene_id)).all()
+            session.delete(scene)
+        self._discard(keys)
 
-    def remove_files(self, scene_id: str) -> None:
-        """Remove every file of a scene that has no row any more."""
-        self.blobs.delete_folder(f"scenes/{scene_id}")
-        self.drop_checkpoint(scene_id)
+    # Housekeeping
 
-    def drop_checkpoint(self, scene_id: str) -> None:
-        """Remove what a fit would need to go on."""
-        shutil.rmtree(self.work_folder(scene_id), ignore_errors=True)
+    def collect(self, age: float) -> Collected:
+        """Remove what no row names and nobody has written to for `age` seconds.
 
-    def sweep(self) -> None:
-        """Remove what a crash left behind; only at start, while nobody writes."""
-        self.blobs.empty_spool()
+        Safe while others write, as long as nobody needs `age` to publish a file.
+        """
+        self.blobs.sweep_spool(age)
         with self.database.read() as session:
-            known = set(session.scalars(select(Scene.id)))
-        for scene_id in set(self.blobs.folders("scenes")) - known:
-            self.remove_files(scene_id)
+            named = set(session.scalars(select(File.key).distinct()))
+        rubbish = [blob for blob in self.blobs.listing() if blob.age >= age and blob.key not in named]
+        for blob in rubbish:
+            self._discard([blob.key])
+        return Collected(len(rubbish), sum(blob.bytes for blob in rubbish))
+
+    def adopt_old_checkpoints(self) -> None:
+        """Take over what version 0.1 kept in a folder for each fit; only while no fit runs."""
+        folder = self._settings.data / "work"
+        for path in folder.glob("*/checkpoint"):
+            with suppress(NotFound):
+                if self.get(path.parent.name).status != Status.READY:
+                    file = _new_file(path.parent.name, Role.CHECKPOINT, path)
+                    with self._publishing({file.key: path}) as session:
+                        session.add(file)
+        shutil.rmtree(folder, ignore_errors=True)
 
     def close(self) -> None:
         """Close the database."""
         self.database.close()
 
 
-def _original_key(scene_id: str) -> str:
-    return f"scenes/{scene_id}/original"
+def open_blobs(settings: Settings) -> Blobs:
+    """Where published files are, by the settings."""
+    folder = settings.data / "blobs"
+    if not settings.blob_url:
+        return FolderBlobs(folder)
+    cache = FileCache(settings.data / "cache" / "blobs", settings.blob_cache_bytes)
+    return RemoteBlobs(folder, settings.blob_url, cache)
 
 
-def _snapshot_key(scene_id: str, version: int) -> str:
-    return f"scenes/{scene_id}/{version}.acorn"
+def _bytes_used(session: Session) -> int:
+    files = select(File.key, File.bytes).distinct().subquery()
+    return int(session.scalar(select(func.sum(files.c.bytes))) or 0)
+
+
+def _new_file(scene_id: str, role: Role, source: Path) -> File:
+    """The row of a file that nobody else could publish by the same name."""
+    key = f"{role}s/{scene_id}-{secrets.token_hex(8)}"
+    return File(scene_id=scene_id, role=role, key=key, bytes=source.stat().st_size)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _forget_outdated(session: Session, scene: Scene) -> list[str]:
+    """Remove the rows of files that the scene needs no more; returns their keys."""
+    kept = {
+        Role.ORIGINAL: 1,
+        Role.SNAPSHOT: KEPT_SNAPSHOTS,
+        Role.CHECKPOINT: 0 if scene.status == Status.READY else KEPT_CHECKPOINTS,
+    }
+    outdated: list[File] = []
+    for role, count in kept.items():
+        query = select(File).where(File.scene_id == scene.id, File.role == role)
+        outdated += session.scalars(query.order_by(File.id.desc()).offset(count)).all()
+    for file in outdated:
+        session.delete(file)
+    return [file.key for file in outdated]
 
 
 def _require(session: Session, scene_id: str) -> Scene:

@@ -204,6 +204,7 @@ def test_whoever_is_overtaken_by_the_fit_gets_the_newest_snapshot(
     gallery: Gallery, monkeypatch: pytest.MonkeyPatch, method: str, path: str
 ) -> None:
     scene_id = gallery.add(random_field(16, 16), status=Status.FITTING)
+    gallery.publish(scene_id, random_field(16, 16))  # the first was also the original, which stays
     with monkeypatch.context() as patch:
         overtake(gallery, patch, times=2)
         overtaken = read(gallery, method, path, scene_id)
@@ -217,6 +218,7 @@ def test_whoever_is_overtaken_again_and_again_is_asked_to_come_back(
     gallery: Gallery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scene_id = gallery.add(random_field(16, 16), status=Status.FITTING)
+    gallery.publish(scene_id, random_field(16, 16))
     overtake(gallery, monkeypatch, times=OPEN_ATTEMPTS)
     answer = read(gallery, *READERS[0], scene_id)
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
@@ -225,7 +227,7 @@ def test_whoever_is_overtaken_again_and_again_is_asked_to_come_back(
 def test_a_scene_that_is_deleted_before_it_is_read_is_not_found(
     gallery: Gallery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scene_id = gallery.add(random_field(16, 16))
+    scene_id = gallery.add(random_field(16, 16, seed=7))  # no other scene has the same file
     snapshot = gallery.store.snapshot(scene_id)
     monkeypatch.setattr(gallery.store, "snapshot_of", lambda _: (gallery.store.delete(scene_id), snapshot)[1])
     assert read(gallery, *READERS[0], scene_id).status_code == 404
