@@ -1,4 +1,5 @@
-"""The command line: `acorn fit | render | mesh | info | eval | serve | demo | doctor`.
+"""The command line: `acorn fit | render | mesh | info | eval | serve | demo | doctor | gc | backup
+| restore`.
 
 Heavy libraries are imported by the commands that need them, so that help comes at once.
 """
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from acorn_svc.formats.checkpoint import Checkpoint
     from acorn_svc.formats.mesh_files import MeshEncoding
     from acorn_svc.settings import Settings
+    from acorn_svc.store.backup import Backup
+    from acorn_svc.store.scenes import SceneStore
     from acorn_svc.training.loop import Progress as FitProgress
     from acorn_svc.training.state import FitState
 
@@ -60,6 +63,7 @@ Preset = Literal["draft", "standard", "fine"]
 Encoder = Literal["grid", "coordinate"]
 Device = Literal["cpu", "cuda"]
 Mlp = Literal["own", "tiny-cuda-nn"]
+Data = Annotated[Path | None, typer.Option(help="The folder for everything kept.")]
 Box = tuple[float, float, float, float]
 N = TypeVar("N", int, float)
 
@@ -250,7 +254,7 @@ def evaluate(
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(min=1, max=65_535, help="Port to listen on.")] = None,
-    data: Annotated[Path | None, typer.Option(help="The folder for everything kept.")] = None,
+    data: Data = None,
 ) -> None:
     """Start the service: page, REST API, IIIF and Deep Zoom, and the worker that fits.
 
@@ -265,7 +269,7 @@ def serve(
 def demo(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(min=1, max=65_535, help="Default 8000, or a free one.")] = None,
-    data: Annotated[Path | None, typer.Option(help="The folder for everything kept.")] = None,
+    data: Data = None,
     browser: Annotated[bool, typer.Option(help="Open the page when there is a display.")] = True,
 ) -> None:
     """Start the service with a photo being fitted before your eyes."""
@@ -278,6 +282,66 @@ def demo(
         f"http://{settings.host}:{settings.port}", photo, say=out.print, browser=browser
     )
     run(settings)
+
+
+@app.command(
+    epilog="**Examples**\n\n"
+    "`acorn gc` - what has been left for a day\n\n"
+    "`acorn gc --older-than 1` - what has been left for an hour"
+)
+def gc(
+    older_than: Annotated[
+        float | None,
+        typer.Option(min=1 / 6, max=8760, metavar="HOURS", help="Default ACORN_GC_AGE_SECONDS, a day."),
+    ] = None,
+    data: Data = None,
+) -> None:
+    """Remove files that no scene needs, left behind by a crash.
+
+    Safe while the service runs, which does the same every hour.
+    """
+    with _store(data) as (store, settings):
+        age = settings.gc_age_seconds if older_than is None else older_than * 3600
+        removed = store.collect(age)
+    out.print(f"Removed {removed.files} files, {removed.bytes} bytes.", highlight=False)
+
+
+@app.command(
+    epilog="**Examples**\n\n"
+    "`acorn backup /mnt/backups/monday` - to a folder\n\n"
+    "`acorn backup monday.tar` - to one file"
+)
+def backup(
+    destination: Annotated[Path, typer.Argument(help="A new folder, or a new file that ends in .tar.")],
+    data: Data = None,
+) -> None:
+    """Copy all scenes and their files, as they are at one moment.
+
+    Safe while the service runs, also while it fits: whoever writes waits for the end of the copy only.
+    PostgreSQL and an object store are copied too: their rows and files are in the backup as any others.
+    """
+    _check_parent(destination)
+    from acorn_svc.store.backup import write_backup
+
+    with _store(data) as (store, _):
+        copied = write_backup(store, destination)
+    _tell_copied(destination, copied)
+
+
+@app.command(
+    epilog="**Examples**\n\n`acorn restore monday.tar --data new-data` - then `acorn serve --data new-data`"
+)
+def restore(
+    source: Annotated[Path, typer.Argument(exists=True, help="What `acorn backup` has written.")],
+    data: Data = None,
+) -> None:
+    """Fill an empty data folder from a backup; every file is compared with its digest.
+
+    With ACORN_DATABASE_URL and ACORN_BLOB_URL set, scenes and files go there, wherever they came from.
+    """
+    from acorn_svc.store.backup import restore_backup
+
+    _tell_copied(source, restore_backup(source, _settings(data=data)))
 
 
 @app.command()
@@ -458,10 +522,40 @@ def _numbers(text: str, form: str, number: Callable[[str], N]) -> Any:
     return values
 
 
-def _check_folder(output: Path) -> None:
-    """An hour of fitting must not end with a folder that isn't there."""
+@contextmanager
+def _store(data: Path | None) -> Iterator[tuple[SceneStore, Settings]]:
+    """The scenes that a server keeps."""
+    settings = _settings(data=data)
+    if not settings.data.is_dir() and not settings.database_url:
+        raise typer.BadParameter(f"there is no data folder {settings.data}")
+    from acorn_svc.store.scenes import SceneStore
+
+    store = SceneStore(settings)
+    try:
+        yield store, settings
+    finally:
+        store.close()
+
+
+def _tell_copied(backup: Path, copied: Backup) -> None:
+    out.print(
+        f"{backup}: {copied.scenes} scenes, {copied.files} files, {copied.bytes} bytes",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if copied.missing:
+        err.print(f"These files were lost before the backup: {', '.join(copied.missing)}", soft_wrap=True)
+        raise typer.Exit(1)
+
+
+def _check_parent(output: Path) -> None:
     if not output.parent.is_dir():
         raise typer.BadParameter(f"there is no folder {output.parent}")
+
+
+def _check_folder(output: Path) -> None:
+    """An hour of fitting must not end with a folder that isn't there."""
+    _check_parent(output)
     if output.is_dir():
         raise typer.BadParameter(f"{output} is a folder")
 

@@ -236,7 +236,9 @@ def test_options_are_checked(run: Run, photo: Path, tmp_path: Path, options: tup
     assert options[0] in err
 
 
-@pytest.mark.parametrize("command", ["fit", "render", "mesh", "info", "serve", "demo", "doctor"])
+@pytest.mark.parametrize(
+    "command", ["fit", "render", "mesh", "info", "serve", "demo", "doctor", "gc", "backup", "restore"]
+)
 def test_help_teaches(run: Run, command: str) -> None:
     code, out, _ = run(command, "--help")
     assert code == 0
@@ -331,6 +333,21 @@ def test_unusable_settings_are_one_sentence(run: Run, monkeypatch: pytest.Monkey
     code, _, err = run("serve")
     assert (code, err.count("\n")) == (1, 1)
     assert "max_image_pixels" in err
+
+
+def test_a_backup_comes_back(run: Run, tmp_path: Path) -> None:
+    data, backup = tmp_path / "data", tmp_path / "backup.tar"
+    code, _, err = run("gc", "--data", data)
+    assert (code, "there is no data folder" in err) == (2, True)
+    data.mkdir()
+    assert run("gc", "--data", data)[:2] == (0, "Removed 0 files, 0 bytes.\n")
+    code, out, _ = run("backup", backup, "--data", data)
+    assert (code, ": 0 scenes, 0 files, " in out) == (0, True)
+    assert run("restore", backup, "--data", tmp_path / "again")[0] == 0
+    code, _, err = run("restore", backup, "--data", tmp_path / "again")
+    assert (code, "an empty data folder" in err) == (1, True)
+    code, _, err = run("restore", __file__, "--data", tmp_path / "other")
+    assert (code, "neither a folder nor a tar file" in err) == (1, True)
 
 
 def test_doctor_finds_what_this_test_needs(run: Run) -> None:

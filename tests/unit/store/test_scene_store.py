@@ -14,6 +14,7 @@ from acorn_svc.errors import Conflict, InsufficientStorage, NotFound
 from acorn_svc.settings import Settings
 from acorn_svc.store.scenes import Scene, SceneStore, Status, new_id
 
+HERE, ELSEWHERE = "SQLite and a folder", "PostgreSQL and an object store"
 PROGRESS = {"stage": "fitting", "step": 1}
 
 
@@ -24,10 +25,10 @@ def folder_store(tmp_path: Path) -> Iterator[SceneStore]:
     store.close()
 
 
-@pytest.fixture(params=["SQLite and a folder", "PostgreSQL and an object store"])
+@pytest.fixture(params=[HERE, ELSEWHERE])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SceneStore]:
     urls = {}
-    if request.param.startswith("PostgreSQL"):
+    if request.param == ELSEWHERE:
         urls = {name: request.getfixturevalue(name) for name in ("database_url", "blob_url")}
     store = SceneStore(Settings(data=tmp_path / "data", store_quota_bytes=1000, **urls))
     yield store
