@@ -6,6 +6,7 @@ import errno
 from http import HTTPStatus
 from typing import Any
 
+import psycopg
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -154,15 +155,22 @@ async def _http_error(_request: Request, error: Exception) -> JSONResponse:
 async def _storage_error(request: Request, error: Exception) -> JSONResponse:
     if _disk_is_full(error):
         return answer(InsufficientStorage("The disk is full."))
-    if isinstance(error, OperationalError) and "locked" in str(error.orig):
-        return answer(Unavailable("The database is busy; try again.", retry_after=1))
+    if isinstance(error, OperationalError) and _will_pass(error):
+        return answer(Unavailable("The database is busy or cannot be reached; try again.", retry_after=1))
     return await _unexpected(request, error)
 
 
 def _disk_is_full(error: Exception) -> bool:
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return isinstance(error, OperationalError) and "disk is full" in str(error.orig)
+    if isinstance(error, OperationalError):
+        return isinstance(error.orig, psycopg.errors.DiskFull) or "disk is full" in str(error.orig)
+    return False
+
+
+def _will_pass(error: OperationalError) -> bool:
+    """Whether someone else holds a lock, or PostgreSQL cannot be reached."""
+    return isinstance(error.orig, psycopg.OperationalError) or "locked" in str(error.orig)
 
 
 async def _unexpected(request: Request, error: Exception) -> JSONResponse:

@@ -16,16 +16,22 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import obstore
+from obstore.exceptions import BaseError
 from obstore.store import from_url
 
-from acorn_svc.errors import InsufficientStorage
+from acorn_svc.errors import InsufficientStorage, Unavailable
 from acorn_svc.store.file_cache import FileCache
 
+if TYPE_CHECKING:
+    from obstore.store import RetryConfig
+
 SPOOL = "spool"
+RETRIES: RetryConfig = {"max_retries": 3, "retry_timeout": timedelta(seconds=15)}
 
 
 @dataclass(frozen=True)
@@ -158,47 +164,58 @@ class FolderBlobs(Blobs):
 class RemoteBlobs(Blobs):
     """Published files in an object store, such as S3; those in use are also in a cache on this machine.
 
-    Credentials and regions come from the environment, as obstore reads them.
+    Credentials and regions come from the environment, as obstore reads them. Everything raises
+    Unavailable when the store cannot be reached.
     """
 
     def __init__(self, folder: Path, url: str, cache: FileCache) -> None:
         super().__init__(folder)
-        self._store = from_url(url)
+        self._store = from_url(url, retry_config=RETRIES)
         self._cache = cache
 
     def publish(self, source: Path, key: str) -> None:
         """See Blobs: object stores show a file when it has arrived as a whole."""
         if not self.has(key):
-            obstore.put(self._store, key, source)
+            with _answering():
+                obstore.put(self._store, key, source)
 
     def has(self, key: str) -> bool:
         """See Blobs."""
-        try:
+        with _answering(), suppress(FileNotFoundError):
             obstore.head(self._store, key)
-        except FileNotFoundError:
-            return False
-        return True
+            return True
+        return False
 
     def local(self, key: str) -> Path:
         """See Blobs: a copy in the cache; whoever opens it at once will find it there."""
         return self._cache.get(key, lambda path: self._download(key, path))
 
     def _download(self, key: str, path: Path) -> None:
-        with path.open("wb") as file:
+        with _answering(), path.open("wb") as file:
             for chunk in obstore.get(self._store, key).stream():
                 file.write(chunk)
 
     def delete(self, key: str) -> None:
         """See Blobs."""
-        with suppress(FileNotFoundError):
+        with _answering(), suppress(FileNotFoundError):
             obstore.delete(self._store, key)
 
     def listing(self) -> Iterator[Blob]:
         """See Blobs."""
         now = datetime.now(UTC)
-        for batch in obstore.list(self._store):
-            for item in batch:
-                yield Blob(item["path"], item["size"], (now - item["last_modified"]).total_seconds())
+        with _answering():
+            for batch in obstore.list(self._store):
+                for item in batch:
+                    yield Blob(item["path"], item["size"], (now - item["last_modified"]).total_seconds())
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    """Raises Unavailable when the object store doesn't answer, or refuses to."""
+    try:
+        yield
+    except BaseError as error:
+        raise Unavailable("The object store doesn't do what it should; try again.") from error
 
 
 def _last_written(path: Path) -> float:

@@ -26,9 +26,9 @@ class Housekeeper:
         self._thread.start()
 
     def stop(self) -> None:
-        """End, after what is being done at the moment."""
+        """End, after what is being done at the moment, if that is soon enough."""
         self._stopping.set()
-        self._thread.join()
+        self._thread.join(self._settings.shutdown_seconds)
 
     def _work(self) -> None:
         while True:

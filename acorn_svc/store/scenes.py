@@ -87,7 +87,7 @@ class SceneStore:
     """Every scene. Safe to use from several threads, processes and, given URLs, machines."""
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+        self.settings = settings
         settings.data.mkdir(parents=True, exist_ok=True)
         self.blobs = open_blobs(settings)
         self.database = open_database(settings.database_url, settings.data / "acorn.sqlite")
@@ -198,10 +198,10 @@ class SceneStore:
     def require_room(self, size: int) -> None:
         """Raise InsufficientStorage unless there is room for `size` more bytes."""
         self._require_quota(self.bytes_used() + size)
-        self.blobs.require_room(size, self._settings.min_free_disk_bytes)
+        self.blobs.require_room(size, self.settings.min_free_disk_bytes)
 
     def _require_quota(self, total: int) -> None:
-        quota = self._settings.store_quota_bytes
+        quota = self.settings.store_quota_bytes
         if total > quota:
             message = "The scenes take all the room that they may take; delete some."
             raise InsufficientStorage(message, limit="store_quota_bytes", value=quota)
@@ -347,7 +347,7 @@ class SceneStore:
 
     def adopt_old_checkpoints(self) -> None:
         """Take over what version 0.1 kept in a folder for each fit; only while no fit runs."""
-        folder = self._settings.data / "work"
+        folder = self.settings.data / "work"
         for path in folder.glob("*/checkpoint"):
             with suppress(NotFound):
                 if self.get(path.parent.name).status != Status.READY:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from test_scene_store import PROGRESS, show, upload
 
+from acorn_svc.errors import Unavailable
 from acorn_svc.jobs.queue import JobQueue
 from acorn_svc.settings import Settings
 from acorn_svc.store.database import PostgresDatabase, ProgressEvent
@@ -69,6 +70,20 @@ def test_many_who_want_the_same_file_fetch_it_once(
         contents = list(pool.map(lambda _: there.original(scene_id).read_bytes(), range(8)))
     assert contents == [b"a picture"] * 8
     assert len(fetched) == 1
+
+
+def test_an_object_store_that_is_away_is_told(
+    machines: list[SceneStore], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    here, _ = machines
+    scene_id = upload(here, b"a picture")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    away = SceneStore(here.settings.model_copy(update={"data": tmp_path / "away"}))
+    for attempt in (lambda: away.original(scene_id), lambda: upload(away, b"other"), lambda: away.collect(0)):
+        with pytest.raises(Unavailable, match="object store"):
+            attempt()
+    away.close()
+    assert here.page(10).total == 1
 
 
 def test_progress_that_a_crash_has_undone_is_forgotten(machines: list[SceneStore]) -> None:
