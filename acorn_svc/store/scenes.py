@@ -171,11 +171,16 @@ class SceneStore:
         return self.blobs.local(snapshot.key)
 
     def original(self, scene_id: str) -> Path:
-        """The file as it was uploaded, on this machine. Raises NotFound when the scene is gone."""
-        for key in self._keys(scene_id, Role.ORIGINAL):
-            with suppress(FileNotFoundError):
-                return self.blobs.local(key)
-        raise _no_scene()
+        """The file as it was uploaded, on this machine.
+
+        Raises:
+            NotFound: there is no such scene.
+            FileNotFoundError: the file was lost, or the scene has just been deleted.
+        """
+        keys = self._keys(scene_id, Role.ORIGINAL)
+        if not keys:
+            raise _no_scene()
+        return self.blobs.local(keys[0])
 
     def checkpoints(self, scene_id: str) -> list[Path]:
         """What the fit can go on from, newest first, on this machine."""
@@ -389,7 +394,6 @@ def _digest(path: Path) -> str:
 def _forget_outdated(session: Session, scene: Scene) -> list[str]:
     """Remove the rows of files that the scene needs no more; returns their keys."""
     kept = {
-        Role.ORIGINAL: 1,
         Role.SNAPSHOT: KEPT_SNAPSHOTS,
         Role.CHECKPOINT: 0 if scene.status == Status.READY else KEPT_CHECKPOINTS,
     }
