@@ -77,7 +77,7 @@ def write_backup(store: SceneStore, destination: Path) -> Backup:
     part = destination.with_name(f"{destination.name}.part")
     _remove(part)
     with _new_archive(part, destination.suffix) as archive:
-        copied = _Copying(store, archive).run()
+        copied = _Copying(store, archive, destination.parent).run()
     part.rename(destination)
     _synchronise(destination.parent)
     return copied
@@ -109,9 +109,10 @@ def restore_backup(source: Path, settings: Settings) -> Backup:
 class _Copying:
     """One backup as it is made."""
 
-    def __init__(self, store: SceneStore, archive: Archive) -> None:
+    def __init__(self, store: SceneStore, archive: Archive, workplace: Path) -> None:
         self._store = store
         self._archive = archive
+        self._workplace = workplace  # the disk of the data folder may be full
         self._entries: dict[str, Entry] = {}
 
     def run(self) -> Backup:
@@ -122,16 +123,14 @@ class _Copying:
         with self._store.database.write() as session:
             keys = _named(session)
             missing = self._copy(keys)
-            with tempfile.TemporaryDirectory(dir=self._store.blobs.spool) as folder:
+            with tempfile.TemporaryDirectory(dir=self._workplace) as folder:
                 scenes = _save_rows(session.connection(), Path(folder) / TABLES)
                 self._add(TABLES, Path(folder) / TABLES)
-        entries = {
-            name: self._entries[name] for name in self._entries if name == TABLES or _key(name) in keys
-        }
-        for outdated in set(self._entries) - set(entries):
+        for outdated in set(self._entries) - {TABLES, *map(_name, keys)}:
             self._archive.drop(outdated)
-        self._archive.add_text(MANIFEST, _manifest(entries))
-        return Backup(scenes, len(entries) - 1, sum(entry.bytes for entry in entries.values()), missing)
+            del self._entries[outdated]
+        self._archive.add_text(MANIFEST, _manifest(self._entries))
+        return _counted(scenes, self._entries, missing)
 
     def _copy(self, keys: Iterable[str]) -> tuple[str, ...]:
         """Copy those that aren't yet; returns those that aren't there any more."""
@@ -286,7 +285,7 @@ def _restore(archive: Archive, entries: Mapping[str, Entry], store: SceneStore) 
                 store.blobs.publish(path, _key(name))
                 path.unlink()
         scenes = _load_rows(folder / TABLES, store)
-    return Backup(scenes, len(entries) - 1, sum(entry.bytes for entry in entries.values()))
+    return _counted(scenes, entries)
 
 
 def _extract(archive: Archive, name: str, entry: Entry, path: Path) -> None:
@@ -296,6 +295,10 @@ def _extract(archive: Archive, name: str, entry: Entry, path: Path) -> None:
         shutil.copyfileobj(reader, copy, CHUNK_BYTES)
     if Entry(path.stat().st_size, reader.digest.hexdigest()) != entry:
         raise BadInput(f"{DAMAGED}: {name} has changed.")
+
+
+def _counted(scenes: int, entries: Mapping[str, Entry], missing: tuple[str, ...] = ()) -> Backup:
+    return Backup(scenes, len(entries) - 1, sum(entry.bytes for entry in entries.values()), missing)
 
 
 def _manifest(entries: Mapping[str, Entry]) -> str:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import errno
 import sqlite3
+from pathlib import Path
 
 import psycopg
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from sqlalchemy.exc import OperationalError
+from test_scenes import image_bytes
 
 from acorn_svc.api import errors
+from acorn_svc.api.app import create_app
+from acorn_svc.settings import Settings
 
 
 def _in_database(error: Exception) -> OperationalError:
@@ -43,3 +47,20 @@ def test_each_kind_has_its_status(error: Exception, status: int, code: str) -> N
     answer = TestClient(app, raise_server_exceptions=False).get("/")
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
     assert "secret" not in answer.text
+
+
+def test_uploads_beyond_the_quota_are_refused_by_its_name(tmp_path: Path) -> None:
+    content = image_bytes()
+    settings = Settings(data=tmp_path, store_quota_bytes=2 * len(content))
+    with TestClient(create_app(settings)) as client:
+        assert client.post("/scenes", content=content).status_code == 201
+        assert client.post("/scenes", content=content).status_code == 201, "it is kept once"
+        refused = client.post("/scenes", content=image_bytes(size=(40, 40)))
+        assert refused.status_code == 507
+        error = refused.json()["error"]
+        assert (error["limit"], error["value"]) == ("store_quota_bytes", 2 * len(content))
+        assert client.get("/scenes").json()["total"] == 2
+        scene_id = client.get("/scenes").json()["items"][0]["id"]
+        assert client.get(f"/scenes/{scene_id}/original").content == content
+    assert len(list((tmp_path / "blobs" / "originals").iterdir())) == 1
+    assert not list((tmp_path / "blobs" / "spool").iterdir())

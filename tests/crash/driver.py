@@ -13,6 +13,7 @@ import subprocess
 import sys
 import traceback
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import operations
@@ -28,15 +29,22 @@ CALLS = (
 
 
 def perform(operation: str, data: Path, *, again: bool) -> int:
-    """Do it; when it fails and is to be done again, do it once more. DONE or FAILED."""
+    """Do it; when it fails, changed nothing and is to be done again, do it once more. DONE or FAILED.
+
+    A commit whose very last step fails is told as a failure, although it stands.
+    """
+    before = None
     try:
         store = SceneStore(Settings(data=data))
+        before = operations.summary(store)
         operations.OPERATIONS[operation](store)
     except Exception:
-        if again:
+        if not again:
+            with suppress(OSError):  # it is a write, too
+                traceback.print_exc()
+            return FAILED
+        if before is None or before == operations.summary(store):
             return perform(operation, data, again=False)
-        traceback.print_exc()
-        return FAILED
     return DONE
 
 

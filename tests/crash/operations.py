@@ -1,6 +1,6 @@
 """What may be cut off at any moment: each changes a data folder, in one thread.
 
-Each is given an open store and does one thing; done twice, the second time too it leads to its end.
+Each is given an open store and does one thing.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from acorn_svc.errors import NotFound
 from acorn_svc.store.backup import write_backup
 from acorn_svc.store.scenes import Scene, SceneStore, Status
 
@@ -72,10 +71,7 @@ def note(store: SceneStore) -> None:
 
 def delete(store: SceneStore) -> None:
     """Delete a scene; its original is that of another one, too."""
-    try:
-        store.delete(FITTING)
-    except NotFound:
-        store.get(READY)  # the first try has got that far
+    store.delete(FITTING)
 
 
 def collect(store: SceneStore) -> None:
@@ -94,6 +90,14 @@ OPERATIONS: dict[str, Callable[[SceneStore], None]] = {
     operation.__name__: operation
     for operation in (create, create_again, publish, checkpoint, finish, note, delete, collect, back_up)
 }
+
+
+def summary(store: SceneStore) -> list[tuple[object, ...]]:
+    """What tells whether an operation was done."""
+    return [
+        (scene.id, scene.status, scene.version, len(store.progress_after(scene.id, 0)))
+        for scene in store.page(100).items
+    ]
 
 
 def fill(store: SceneStore) -> None:
