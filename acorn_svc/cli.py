@@ -1,5 +1,5 @@
-"""The command line: `acorn fit | render | mesh | info | eval | serve | demo | doctor | gc | backup
-| restore`.
+"""The command line: `acorn fit | render | mesh | info | eval | serve | worker | demo | doctor | gc
+| backup | restore`.
 
 Heavy libraries are imported by the commands that need them, so that help comes at once.
 """
@@ -263,6 +263,19 @@ def serve(
     from acorn_svc.api.app import serve as run
 
     run(_settings(host=host, port=port, data=data))
+
+
+@app.command()
+def worker(
+    data: Annotated[Path | None, typer.Option(help="The folder for everything kept.")] = None,
+) -> None:
+    """Run fits for a service, one after the other, until SIGTERM or Ctrl-C.
+
+    Set it as the server is set, by ACORN_...; as many may run as there is work for. More in `docs/jobs.md`.
+    """
+    from acorn_svc.jobs.worker import run
+
+    run(_settings(data=data))
 
 
 @app.command()

@@ -14,6 +14,8 @@
     ├── Unavailable               unavailable           try again later
     ├── InsufficientStorage       insufficient_storage  the disk is full
     └── FitFailed                 fit_failed            training could not go on
+        ├── OutOfMemory           out_of_memory         it needs more memory than a fit may have
+        └── OutOfTime             out_of_time           it takes more time than a fit may
 
 The second column is `code`, a stable name for programs. `str(error)` is one sentence for people; it
 never holds a path, a query or a traceback.
@@ -128,3 +130,15 @@ class FitFailed(AcornError):
     """Training could not go on."""
 
     code = "fit_failed"
+
+
+class OutOfMemory(FitFailed):
+    """A fit needs more memory than it may have."""
+
+    code = "out_of_memory"
+
+
+class OutOfTime(FitFailed):
+    """A fit takes more time than it may."""
+
+    code = "out_of_time"

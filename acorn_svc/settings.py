@@ -107,6 +107,23 @@ class Settings(BaseSettings):
     max_queued_jobs: int = _setting(
         1000, "jobs", "Jobs that may wait or run; further uploads are refused.", most=1_000_000
     )
+    embedded_workers: int = _setting(
+        1,
+        "processes",
+        "Workers that the server starts, one fit at a time each; 0 where `acorn worker` runs instead.",
+        least=0,
+        most=64,
+    )
+    lease_seconds: float = _setting(
+        30.0,
+        "seconds",
+        "Time without a sign of life after which a worker counts as dead and another takes its job over.",
+        least=0.3,
+        most=3600,
+    )
+    heartbeat_seconds: float = _setting(
+        5.0, "seconds", "Time between two signs of life of a worker.", least=0.1, most=1200
+    )
     job_attempts: int = _setting(
         3, "starts", "Starts of a job without a new checkpoint, after which it fails.", most=100
     )
@@ -128,6 +145,12 @@ class Settings(BaseSettings):
         "Time between checkpoints, each of which is also shown as the scene's next version.",
         least=0.01,
         most=3600,
+    )
+    history_days: int = _setting(
+        90,
+        "days",
+        "Time after which the course of a finished fit is forgotten; its result stays.",
+        most=36_500,
     )
     shutdown_seconds: int = _setting(
         30, "seconds", "Time a stopping server gives requests and jobs to end.", most=600
@@ -206,6 +229,11 @@ class Settings(BaseSettings):
                 "checkpoint_seconds must be less than job_wall_seconds, or no progress is kept",
             ),
             (
+                self.heartbeat_seconds * 3 <= self.lease_seconds,
+                "heartbeat_seconds must be at most a third of lease_seconds, or one late sign of life "
+                "costs a job its worker",
+            ),
+            (
                 self.max_request_bytes >= self.max_query_points * 12,
                 "max_request_bytes must hold max_query_points points of 12 bytes",
             ),
@@ -223,7 +251,7 @@ def settings_page() -> str:
     head = (
         "# Settings\n\n"
         "Written by `python -m acorn_svc.settings > docs/settings.md`; do not edit it by hand.\n\n"
-        'Set them in the environment. No value means "unlimited", and zero is refused.\n\n'
+        'Set them in the environment. No value means "unlimited", and zero is refused unless it is named.\n\n'
         "| variable | unit | default | meaning |\n|---|---|---|---|\n"
     )
     return head + "".join(_row(name) for name in Settings.model_fields)

@@ -3,7 +3,7 @@
 browser, curl ─▶ uvicorn ─▶ application (never decodes an upload, never fits)
 ├─▶ store: one data folder
 ├─▶ child: checks an upload
-└─▶ worker: a process of its own ─▶ child: one fit
+└─▶ workers: processes of their own ─▶ child: one fit each
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from acorn_svc.api import deepzoom, errors, events, health, iiif, mesh, page, qu
 from acorn_svc.api.rendering import Renderer
 from acorn_svc.jobs.inspection import Inspector
 from acorn_svc.jobs.queue import JobQueue
-from acorn_svc.jobs.worker import EmbeddedWorker, lock_folder
+from acorn_svc.jobs.worker import EmbeddedWorkers, lock_folder
 from acorn_svc.settings import Settings
 from acorn_svc.store.housekeeping import Housekeeper
 from acorn_svc.store.scenes import SceneStore
@@ -61,8 +61,8 @@ log = structlog.get_logger()
 SAFE_HEADERS = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"same-origin")]
 
 
-def create_app(settings: Settings, worker: EmbeddedWorker | None = None) -> FastAPI:
-    """The application on the data folder of `settings`; `worker` lives as long as it does."""
+def create_app(settings: Settings, workers: EmbeddedWorkers | None = None) -> FastAPI:
+    """The application on the data folder of `settings`; `workers` live as long as it does."""
     app = FastAPI(
         title="Acorn",
         version=__version__,
@@ -80,7 +80,7 @@ def create_app(settings: Settings, worker: EmbeddedWorker | None = None) -> Fast
     app.state.jobs = JobQueue(store, settings.max_queued_jobs)
     app.state.inspector = Inspector(settings)
     app.state.renderer = Renderer(store, settings)
-    app.state.worker = worker
+    app.state.workers = workers
     app.state.stopping = threading.Event()
     # Routes are tried in this order.
     for module in (iiif, deepzoom):
@@ -97,16 +97,16 @@ def create_app(settings: Settings, worker: EmbeddedWorker | None = None) -> Fast
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    worker: EmbeddedWorker | None = app.state.worker
-    if worker is not None:
-        worker.start()
+    workers: EmbeddedWorkers | None = app.state.workers
+    if workers is not None:
+        workers.start()
     housekeeper = Housekeeper(app.state.store, app.state.settings)
     housekeeper.start()
     yield
     app.state.stopping.set()
     await anyio.to_thread.run_sync(housekeeper.stop)
-    if worker is not None:
-        await anyio.to_thread.run_sync(worker.stop)
+    if workers is not None:
+        await anyio.to_thread.run_sync(workers.stop)
     app.state.jobs.close()
     app.state.store.close()
 
@@ -159,8 +159,8 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Called on SIGTERM and SIGINT."""
         self._state.stopping.set()
-        if self._state.worker is not None:
-            self._state.worker.ask_to_stop()
+        if self._state.workers is not None:
+            self._state.workers.ask_to_stop()
         super().handle_exit(sig, frame)
 
 
@@ -178,8 +178,8 @@ def _warn_if_open(host: str) -> None:
 
 def serve(settings: Settings) -> None:
     """Run the service until SIGTERM or Ctrl-C. Raises Conflict when the data folder is in use."""
-    with lock_folder(settings.data, "server.lock", wait=False):
-        app = create_app(settings, EmbeddedWorker(settings))
+    with lock_folder(settings.data, "server.lock"):
+        app = create_app(settings, EmbeddedWorkers(settings) if settings.embedded_workers else None)
         app.state.store.adopt_old_checkpoints()
         # Forms are spooled by a library; they too stay on the disk that holds the data.
         tempfile.tempdir = str(app.state.store.blobs.spool)

@@ -14,10 +14,10 @@ from pydantic_core import to_json
 
 from acorn_svc.api.dependencies import SceneDep, StoreDep
 from acorn_svc.api.errors import documented
-from acorn_svc.api.scenes import BaseDep, scene_out
+from acorn_svc.api.scenes import Show, ShowDep, seconds_left
 from acorn_svc.errors import NotFound
 from acorn_svc.jobs import life
-from acorn_svc.store.scenes import ProgressEvent, Scene, SceneStore
+from acorn_svc.store.scenes import ProgressEvent, Scene, SceneStore, Status
 
 LOOK_SECONDS: Final = 0.25
 SILENCE_SECONDS: Final = 15.0
@@ -41,7 +41,7 @@ async def follow(
     scene: SceneDep,
     request: Request,
     store: StoreDep,
-    base: BaseDep,
+    show: ShowDep,
     last_event_id: Annotated[
         str | None, Header(description="The last event the client has; later ones are sent.")
     ] = None,
@@ -49,52 +49,58 @@ async def follow(
     """A stream of `text/event-stream` that ends when the job is over, however it ended.
 
     - `scene`: the scene as `GET /scenes/{id}` shows it; at once, and whenever it changes.
-    - `progress`: `id`, `version`, `status`, and the members of the scene's `progress`; first those
-      of the past, so that a curve can be drawn, then each as it comes.
+    - `progress`: `id`, `version`, `status`, `seconds_left`, and the members of the scene's `progress`;
+      first those of the past, so that a curve can be drawn, then each as it comes.
     """
-    follower = Follower(store, scene, base, _position(last_event_id))
+    follower = Follower(store, scene, show, _position(last_event_id))
     return EventSourceResponse(_stream(follower, request.app.state.stopping), headers=HEADERS)
 
 
 class Follower:
     """One client of a scene: what it has been told, and whether there is more to come."""
 
-    def __init__(self, store: SceneStore, scene: Scene, base: str, after: int) -> None:
+    def __init__(self, store: SceneStore, scene: Scene, show: Show, after: int) -> None:
         self._store = store
-        self._base = base
-        self._scene = scene
+        self._show = show
+        self._shown = show(scene)
         self._after = after
         self.over = False
 
-    def introduction(self) -> bytes:
-        """The scene as it was when the client came."""
-        return self._scene_event()
+    def scene_event(self) -> bytes:
+        """The scene as it was told last; at first, as it was when the client came."""
+        return format_sse_event(event="scene", data_str=self._shown.model_dump_json())
 
     def news(self) -> list[bytes]:
         """What has happened since the last call; blocks while the store is asked."""
         # In this order: all that led to the scene's state is then among the events.
-        present = _find(self._store, self._scene.id)
-        progress = self._store.progress_after(self._scene.id, self._after)
+        scene_id = self._shown.id
+        present = _find(self._store, scene_id)
+        progress = self._store.progress_after(scene_id, self._after)
         told = self._tell_progress(progress)
-        if present is not None and present.updated_at != self._scene.updated_at:
-            self._scene = present
-            told.append(self._scene_event())
+        if present is not None and self._has_changed(present):
+            self._shown = self._show(present)
+            told.append(self.scene_event())
         # A long history comes in several parts.
-        self.over = present is None or (not progress and present.status not in life.ACTIVE)
+        self.over = present is None or (not progress and present.status in life.OVER)
         return told
+
+    def _has_changed(self, present: Scene) -> bool:
+        """Whether clients see something new: the scene itself, or its place in the queue."""
+        if present.updated_at != self._shown.updated_at:
+            return True
+        return (
+            present.status == Status.QUEUED
+            and self._show(present).queue_position != self._shown.queue_position
+        )
 
     def _tell_progress(self, progress: Sequence[ProgressEvent]) -> list[bytes]:
         if progress:
             self._after = progress[-1].id
         return [_progress_event(event) for event in progress]
 
-    def _scene_event(self) -> bytes:
-        data = scene_out(self._scene, self._base).model_dump_json()
-        return format_sse_event(event="scene", data_str=data)
-
 
 async def _stream(follower: Follower, stopping: threading.Event) -> AsyncIterator[bytes]:
-    yield follower.introduction()
+    yield follower.scene_event()
     silence = 0.0
     while not stopping.is_set():
         news = await anyio.to_thread.run_sync(follower.news)
@@ -112,7 +118,8 @@ async def _stream(follower: Follower, stopping: threading.Event) -> AsyncIterato
 
 def _progress_event(event: ProgressEvent) -> bytes:
     # JSON has no infinity, which is the quality of a perfect fit.
-    data = to_json(event.data, inf_nan_mode="null").decode()
+    told = {**event.data, "seconds_left": seconds_left(event.data)}
+    data = to_json(told, inf_nan_mode="null").decode()
     return format_sse_event(event="progress", data_str=data, id=str(event.id))
 
 

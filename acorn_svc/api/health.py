@@ -21,7 +21,7 @@ class Health(BaseModel):
     status: Literal["ok", "degraded"] = Field(description="degraded: pictures are served, but no fits run.")
     version: str = Field(description="Of the program.", examples=["0.1.0"])
     worker: Literal["running", "starting", "none"] = Field(
-        description="The process that runs fits; none when this server has none of its own."
+        description="The processes that run fits; none when this server has none of its own."
     )
     queued: int = Field(description="Fits that wait.")
     fitting: int = Field(description="Fits that run.")
@@ -35,10 +35,10 @@ class Health(BaseModel):
 )
 def health(request: Request, response: Response, store: StoreDep, settings: SettingsDep) -> Health:
     """200 when everything runs, 503 when the worker does not."""
-    worker = request.app.state.worker
+    workers = request.app.state.workers
     state: Literal["running", "starting", "none"] = "none"
-    if worker is not None:
-        state = "running" if worker.alive else "starting"
+    if workers is not None:
+        state = "running" if workers.alive else "starting"
     degraded = state == "starting"
     response.status_code = 503 if degraded else 200
     queued, fitting = store.counts(Status.QUEUED, Status.FITTING)

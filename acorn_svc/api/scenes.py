@@ -1,7 +1,8 @@
-"""Scenes: upload, list, inspect, describe, cancel, retry, delete, download."""
+"""Scenes: upload, list, inspect, describe, pause, cancel, retry, delete, download."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
@@ -35,6 +36,7 @@ from acorn_svc.api.uploads import receive, spooled
 from acorn_svc.errors import BadRequest
 from acorn_svc.field.shape import ShapeField
 from acorn_svc.jobs.inspection import Inspection
+from acorn_svc.jobs.queue import HIGHEST_PRIORITY
 from acorn_svc.store.scenes import Scene, Status, new_id
 
 MAX_PAGE = 100
@@ -78,6 +80,19 @@ class SceneText(BaseModel):
     rights: Annotated[Rights | None, EmptyIsNone] = None
 
 
+Priority = Annotated[
+    int, Field(ge=-HIGHEST_PRIORITY, le=HIGHEST_PRIORITY, description="Higher ones are fitted first.")
+]
+
+
+class SceneChange(SceneText):
+    """What people say about a scene, and how urgent it is. What is left out stays as it is."""
+
+    priority: Priority | None = Field(
+        None, description="Of a scene that waits: higher ones are fitted first."
+    )
+
+
 class SceneOptions(SceneText):
     """What to call the scene, and how to fit it."""
 
@@ -102,6 +117,7 @@ class SceneOptions(SceneText):
         description="Stop when so much of the insides agrees; shapes only.",
     )
     blocks: int | None = Field(None, ge=1, le=1 << 18, description="The most blocks (leaves of the tree).")
+    priority: Priority = 0
 
     @model_validator(mode="after")
     def _one_end(self) -> Self:
@@ -117,7 +133,10 @@ class SceneOptions(SceneText):
 class SceneError(BaseModel):
     """Why a job failed."""
 
-    code: str = Field(examples=["fit_failed"])
+    code: str = Field(
+        examples=["fit_failed"],
+        description="out_of_memory, out_of_time, fit_failed or that of another error.",
+    )
     message: str
 
 
@@ -198,6 +217,9 @@ class SceneOut(BaseModel):
     updated_at: datetime
     version: int = Field(description="Snapshots so far; 0 means that there is nothing to see yet.")
     progress: SceneProgress | None
+    priority: int = Field(description="Higher ones are fitted first.")
+    queue_position: int | None = Field(description="Of a scene that waits, 1 being the next; else null.")
+    seconds_left: float | None = Field(description="About how long the fit still takes; null when unknown.")
     links: SceneLinks
 
 
@@ -241,15 +263,35 @@ class ShapeTree(BaseModel):
     )
 
 
-def scene_out(scene: Scene, base: str) -> SceneOut:
-    """The scene as the API shows it; `base` is the URL of the service, with a slash at its end."""
+def scene_out(scene: Scene, base: str, position: int | None = None) -> SceneOut:
+    """The scene as the API shows it.
+
+    `base` is the URL of the service, with a slash at its end; `position` the scene's in the queue.
+    """
     columns = {name: getattr(scene, name) for name in SceneOut.model_fields if name in COLUMNS}
     error = None
     if scene.error_code is not None:
         error = SceneError(code=scene.error_code, message=scene.error_message or "")
     progress = None if scene.progress is None else SceneProgress(**scene.progress)
     shape = None if scene.shape is None else SceneShape(**scene.shape)
-    return SceneOut(**columns, error=error, progress=progress, shape=shape, links=_links(scene, base))
+    left = seconds_left(scene.progress) if scene.progress and scene.status == Status.FITTING else None
+    return SceneOut(
+        **columns,
+        error=error,
+        progress=progress,
+        shape=shape,
+        queue_position=position,
+        seconds_left=left,
+        links=_links(scene, base),
+    )
+
+
+def seconds_left(progress: Mapping[str, Any]) -> float | None:
+    """About how long a fit still takes, when the rest goes as what is behind it; None when unknown."""
+    step, steps, seconds = (progress[name] for name in ("step", "steps", "seconds"))
+    if not step or not steps or seconds is None:
+        return None
+    return float(round(seconds / step * (steps - step), 1))
 
 
 COLUMNS = {column.key for column in Scene.__table__.columns} - {"progress", "shape"}
@@ -290,6 +332,26 @@ async def get_base(request: Request) -> str:
 
 
 BaseDep = Annotated[str, Depends(get_base)]
+
+
+class Show:
+    """Shows scenes to one client."""
+
+    def __init__(self, base: BaseDep, jobs: JobQueueDep) -> None:
+        self._base = base
+        self._jobs = jobs
+
+    def __call__(self, scene: Scene) -> SceneOut:
+        """One scene; asks for its place in the queue, if it has one."""
+        return self.all([scene])[0]
+
+    def all(self, scenes: Sequence[Scene]) -> list[SceneOut]:
+        """Several at once."""
+        positions = self._jobs.positions(scenes)
+        return [scene_out(scene, self._base, positions.get(scene.id)) for scene in scenes]
+
+
+ShowDep = Annotated[Show, Depends()]
 router = APIRouter(tags=["Scenes"])
 UPLOAD_BODY = {
     "requestBody": {
@@ -327,7 +389,7 @@ async def create_scene(
     jobs: JobQueueDep,
     inspector: InspectorDep,
     settings: SettingsDep,
-    base: BaseDep,
+    show: ShowDep,
 ) -> SceneOut:
     """Send the file as the body of the request, with the options as parameters of the URL, or as a
     form of the type `multipart/form-data` whose fields are the options and `file`.
@@ -348,7 +410,7 @@ async def create_scene(
             await anyio.to_thread.run_sync(jobs.accept, scene, path)
         else:
             await anyio.to_thread.run_sync(store.create, scene, path)
-    created = scene_out(scene, base)
+    created = await anyio.to_thread.run_sync(show, scene)
     response.headers["Location"] = created.links.self
     return created
 
@@ -384,6 +446,7 @@ def _new_scene(inspection: Inspection, options: SceneOptions, size: int) -> Scen
         preset=inspection.preset or options.preset,
         encoder=inspection.encoder or options.encoder,
         options=options.fit_options(),
+        priority=options.priority,
         **options.model_dump(include=set(SceneText.model_fields)),
     )
 
@@ -399,26 +462,31 @@ def _require_options_of(kind: str, options: SceneOptions) -> None:
 @router.get("/scenes", summary="List scenes", responses=documented(422))
 def list_scenes(
     store: StoreDep,
-    base: BaseDep,
+    show: ShowDep,
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE, description="At most this many.")] = 20,
     cursor: Annotated[str | None, Query(max_length=64, description="`next` of the page before.")] = None,
 ) -> SceneList:
     """The newest scenes first. Follow `next` for older ones."""
     page = store.page(limit, cursor)
-    items = [scene_out(scene, base) for scene in page.items]
-    return SceneList(items=items, next=page.next, total=page.total)
+    return SceneList(items=show.all(page.items), next=page.next, total=page.total)
 
 
 @router.get("/scenes/{id}", summary="Inspect a scene", responses=documented(404))
-def get_scene(scene: SceneDep, base: BaseDep) -> SceneOut:
+def get_scene(scene: SceneDep, show: ShowDep) -> SceneOut:
     """Everything that is known about one scene."""
-    return scene_out(scene, base)
+    return show(scene)
 
 
-@router.patch("/scenes/{id}", summary="Describe a scene", responses=documented(404, 413, 422))
-def patch_scene(id: SceneId, text: SceneText, store: StoreDep, base: BaseDep) -> SceneOut:
-    """Set title, description, attribution or rights."""
-    return scene_out(store.update(id, **text.model_dump(exclude_unset=True)), base)
+@router.patch("/scenes/{id}", summary="Describe a scene", responses=documented(404, 409, 413, 422))
+def patch_scene(
+    id: SceneId, change: SceneChange, store: StoreDep, jobs: JobQueueDep, show: ShowDep
+) -> SceneOut:
+    """Set title, description, attribution or rights; or the priority of a scene that waits."""
+    values = change.model_dump(exclude_unset=True)
+    priority = values.pop("priority", None)
+    if priority is not None:
+        jobs.prioritise(id, priority)
+    return show(store.update(id, **values))
 
 
 @router.delete("/scenes/{id}", status_code=204, summary="Delete a scene", responses=documented(404))
@@ -428,15 +496,31 @@ def delete_scene(id: SceneId, store: StoreDep) -> None:
 
 
 @router.post("/scenes/{id}/cancel", summary="Cancel a fit", responses=documented(404, 409))
-def cancel_scene(id: SceneId, jobs: JobQueueDep, base: BaseDep) -> SceneOut:
-    """End a fit that waits or runs. What it has shown so far stays, and `retry` takes it up."""
-    return scene_out(jobs.cancel(id), base)
+def cancel_scene(id: SceneId, jobs: JobQueueDep, show: ShowDep) -> SceneOut:
+    """End a fit that waits, runs or is paused. What it has shown so far stays, and `retry` takes it up."""
+    return show(jobs.cancel(id))
+
+
+@router.post("/scenes/{id}/pause", summary="Pause a fit", responses=documented(404, 409))
+def pause_scene(id: SceneId, jobs: JobQueueDep, show: ShowDep) -> SceneOut:
+    """Let a fit that waits or runs wait until `resume`. It keeps where it is within seconds, and
+    makes room for others.
+    """
+    return show(jobs.pause(id))
+
+
+@router.post("/scenes/{id}/resume", summary="Go on with a fit", responses=documented(404, 409, 503))
+def resume_scene(id: SceneId, jobs: JobQueueDep, show: ShowDep) -> SceneOut:
+    """Queue a fit that was paused. It goes on from where it was, and its result is the same as without the
+    pause, to the last bit.
+    """
+    return show(jobs.resume(id))
 
 
 @router.post("/scenes/{id}/retry", summary="Fit again", responses=documented(404, 409, 503))
-def retry_scene(id: SceneId, jobs: JobQueueDep, base: BaseDep) -> SceneOut:
+def retry_scene(id: SceneId, jobs: JobQueueDep, show: ShowDep) -> SceneOut:
     """Take up a fit that failed or was cancelled, from its last checkpoint if there is one."""
-    return scene_out(jobs.retry(id), base)
+    return show(jobs.retry(id))
 
 
 DOWNLOAD = documented(404, 416) | {

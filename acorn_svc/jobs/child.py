@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import secrets
 import signal
 import sys
 import time
+import traceback
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from acorn_svc.errors import AcornError, BadModel, InsufficientStorage, LimitExceeded
+from acorn_svc.jobs import endings
 from acorn_svc.jobs.process import Message, hold_lifeline, limit_resources, say
 
 if TYPE_CHECKING:
@@ -60,13 +63,18 @@ def inspect(request: Message) -> None:
 
 def fit(request: Message) -> None:
     """Fit the image or mesh at `original` to the end, from the first of `checkpoints` that can be read."""
-    limit_resources(request["memory_bytes"])
+    memory_bytes = request["memory_bytes"]
+    limit_resources(memory_bytes, request["cpu_seconds"])
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the group; the worker decides
     job = FitJob.from_request(request)
-    stopping = _stop_on_signal()
     try:
-        _run(job, stopping)
-    except (AcornError, MemoryError, OSError) as error:
-        say({"say": "failed", **_error(error, "job_memory_bytes", request["memory_bytes"])})
+        _run(job)
+    except (AcornError, MemoryError, OSError, RuntimeError) as error:
+        if _is_gpu_fault(error):
+            traceback.print_exc()
+            os._exit(endings.GPU_FAULT)  # the driver may never let go of this process
+        reason = endings.out_of_memory(memory_bytes) if _lacks_memory(error) else error
+        say({"say": "failed", **_error(reason, "job_memory_bytes", memory_bytes)})
 
 
 @dataclass(frozen=True)
@@ -104,17 +112,19 @@ class Stopping:
         self.asked = True
 
 
-def _run(job: FitJob, stopping: Stopping) -> None:
+def _run(job: FitJob) -> None:
     from acorn_svc.formats.originals import target_of
     from acorn_svc.training.loop import fit
     from acorn_svc.training.presets import configure
 
     target = target_of(_read(job.original, job.limits))
     config = configure(target, **job.options)
-    pace = Pace(job.checkpoint_seconds)
+    pace, stopping = Pace(job.checkpoint_seconds), Stopping()
     # The checkpoint holds the configuration that this job was begun with.
     for number, progress in enumerate(fit(target, config, _checkpoint(job))):
         if number == 0:
+            # Until now there was nothing to keep, and SIGTERM ended this process at once.
+            signal.signal(signal.SIGTERM, stopping.ask)
             say({"say": "started", "step": progress.step})
         _report(job, progress, pace, stopping)
         if stopping.asked:
@@ -199,13 +209,6 @@ def _checkpoint(job: FitJob) -> FitState | None:
     return None
 
 
-def _stop_on_signal() -> Stopping:
-    stopping = Stopping()
-    signal.signal(signal.SIGTERM, stopping.ask)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the group; the worker decides
-    return stopping
-
-
 def _looks_like_field(path: Path) -> bool:
     """Whether the file begins as an `.acorn` does: the length of a header, then a JSON object."""
     with path.open("rb") as file:
@@ -277,6 +280,18 @@ def _facts(field: AnyField) -> Message:
         "repairs": [],
     }
     return {"shape": shape}
+
+
+def _lacks_memory(error: Exception) -> bool:
+    """Whether there was not enough memory, of the system or of a GPU; PyTorch says so in words alone."""
+    words = ("can't allocate memory", "out of memory", "bad_alloc")
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(some in str(error) for some in words)
+    )
+
+
+def _is_gpu_fault(error: Exception) -> bool:
+    return isinstance(error, RuntimeError) and "CUDA error" in str(error) and not _lacks_memory(error)
 
 
 def _error(error: Exception, limit: str, value: int) -> Message:

@@ -1,29 +1,44 @@
-"""The side of the job queue that the API uses: accept, cancel, retry.
+"""The job queue: accept, cancel, pause, and what keeps it whole when a worker dies.
 
-A scene and its job are committed together, in one transaction of one file: there is no moment at
-which one exists without the other.
+A scene and its job are committed together, in one transaction of one database: there is no moment at
+which one exists without the other. A job in the queue is a DBOS workflow, named by the scene and its run;
+one that has been outdated by a newer run finds nothing to do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from dbos import DBOS, DBOSClient, EnqueueOptions, WorkflowSerializationFormat
-from dbos import error as dbos_errors
 from sqlalchemy.orm import Session, object_session
 
-from acorn_svc.errors import FitFailed, Unavailable
+from acorn_svc.errors import Conflict, NotFound, Unavailable
 from acorn_svc.jobs import life
-from acorn_svc.store.scenes import Scene, SceneStore
+from acorn_svc.store.scenes import Scene, SceneStore, Status, now
 
 APPLICATION = "acorn"
 # The schema of what the queue stores; a worker takes up only jobs of its own version.
 JOBS_VERSION = "jobs-1"
 QUEUE = "fits"
 WORKFLOW = "fit_scene"
-UNFINISHED = ("ENQUEUED", "DELAYED", "PENDING")
+WAITING = ("ENQUEUED", "DELAYED")
+BEGUN = ("PENDING", "SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
 QUEUE_IS_FULL_SECONDS = 60
+HIGHEST_PRIORITY = 10
+KEPT_WORKFLOWS = timedelta(days=1)
+PRUNED_AT_ONCE = 1000
+
+
+class Sign(NamedTuple):
+    """What should change within a lease, or the job has been lost."""
+
+    scene_id: str
+    run: int
+    beats: int
 
 
 class JobQueue:
@@ -47,6 +62,8 @@ class JobQueue:
                 value=self._limit,
             )
 
+    # What people ask for
+
     def accept(self, scene: Scene, upload: Path) -> Scene:
         """Keep a new scene and its job; neither is lost once this returns."""
         return self._store.create(scene, upload, also=lambda session: self._add(session, scene))
@@ -55,52 +72,107 @@ class JobQueue:
         """End the job; raises NotFound, or Conflict when there is none."""
         return self._change(scene_id, life.cancel)
 
-    def retry(self, scene_id: str) -> Scene:
-        """Queue the job again; raises NotFound, or Conflict unless it failed or was cancelled."""
-        self.require_room()
-        return self._change(scene_id, self._again)
+    def pause(self, scene_id: str) -> Scene:
+        """Let the job rest until it is resumed; raises NotFound, or Conflict unless it waits or runs."""
+        return self._change(scene_id, life.pause)
 
-    def restore_lost(self) -> None:
-        """Queue again what should be queued but isn't, after the queue itself had a mishap."""
-        for scene in self._store.with_status(*life.ACTIVE):
-            if self._status(scene) not in UNFINISHED:
-                self._change(scene.id, self._anew)
+    def resume(self, scene_id: str) -> Scene:
+        """Queue the job again; raises NotFound, Unavailable, or Conflict unless it was paused."""
+        self.require_room()
+        return self._change(scene_id, life.resume, queue=True)
+
+    def retry(self, scene_id: str) -> Scene:
+        """Queue the job again; raises NotFound, Unavailable, or Conflict unless it failed or was ended."""
+        self.require_room()
+        return self._change(scene_id, life.retry, queue=True)
+
+    def prioritise(self, scene_id: str, priority: int) -> Scene:
+        """Move a job that waits; raises NotFound, or Conflict when it doesn't wait."""
+        return self._change(scene_id, lambda scene: life.prioritise(scene, priority), queue=True)
+
+    def positions(self, scenes: Iterable[Scene]) -> dict[str, int]:
+        """How many jobs begin before each scene that waits, itself included, by scene id."""
+        waiting = [scene.id for scene in scenes if scene.status == Status.QUEUED]
+        return self._store.positions(waiting) if waiting else {}
+
+    # What workers do
+
+    def give_back(self, scene_id: str, run: int) -> None:
+        """A stopping worker leaves the job to another one, if it is still its own."""
+        with suppress(Conflict, NotFound):
+            self._change(scene_id, life.requeue, run, queue=True)
+
+    def signs(self) -> set[Sign]:
+        """One sign of every job that a worker has, and of every one that waits where no worker finds it."""
+        jobs = self._store.jobs(*life.ACTIVE)
+        waiting = self._waiting() if any(job.status == Status.QUEUED for job in jobs) else set()
+        return {
+            Sign(job.id, job.run, job.beats)
+            for job in jobs
+            if job.status == Status.FITTING or _name(job.id, job.run) not in waiting
+        }
+
+    def take_over(self, sign: Sign) -> None:
+        """Queue a job again that has shown the same sign for a lease; raises Conflict if it has moved."""
+
+        def step(scene: Scene) -> None:
+            if scene.beats != sign.beats:
+                raise Conflict("The worker of this job is alive.")
+            life.requeue(scene)
+
+        self._change(sign.scene_id, step, sign.run, queue=True)
+        self._client.cancel_workflow(_name(sign.scene_id, sign.run))
+
+    def prune(self) -> None:
+        """Forget workflows that nobody needs any more, so that the database doesn't grow for ever."""
+        needed = {_name(job.id, job.run) for job in self._store.jobs(*life.ACTIVE)}
+        while outdated := self._old_workflows() - needed:
+            self._client.delete_workflows(sorted(outdated))
 
     def close(self) -> None:
         """Let go of the queue."""
         self._client.destroy()
 
-    def _again(self, scene: Scene) -> None:
-        life.retry(scene)
-        session = object_session(scene)
-        assert session is not None
-        self._add(session, scene)
+    def _waiting(self) -> set[str]:
+        """The names of all jobs that a worker will find."""
+        return self._names(queue_name=QUEUE, status=list(WAITING))
 
-    def _anew(self, scene: Scene) -> None:
-        life.fail(scene, FitFailed.code, "The job was lost.")
-        self._again(scene)
+    def _old_workflows(self) -> set[str]:
+        """Some of those that were begun long ago, whether they have ended or lost their worker."""
+        before = (now() - KEPT_WORKFLOWS).isoformat()
+        return self._names(status=list(BEGUN), end_time=before, limit=PRUNED_AT_ONCE)
 
-    def _status(self, scene: Scene) -> str | None:
-        try:
-            return self._client.retrieve_workflow(_name(scene)).get_status().status
-        except dbos_errors.DBOSNonExistentWorkflowError:
-            return None
+    def _names(self, **which: Any) -> set[str]:
+        found = self._client.list_workflows(**which, load_input=False, load_output=False)
+        return {workflow.workflow_id for workflow in found}
 
-    def _change(self, scene_id: str, step: Callable[[Scene], None]) -> Scene:
-        with self._store.edit(scene_id) as scene:
+    def _change(
+        self, scene_id: str, step: Callable[[Scene], None], run: int | None = None, *, queue: bool = False
+    ) -> Scene:
+        """Let `step` happen to the scene; in the same transaction its job is queued if it waits then."""
+        with self._store.edit(scene_id, run) as scene:
             step(scene)
+            session = object_session(scene)
+            if queue and scene.status == Status.QUEUED and session is not None:
+                self._add(session, scene)
         return scene
 
     def _add(self, session: Session, scene: Scene) -> None:
         options = EnqueueOptions(
             workflow_name=WORKFLOW,
             queue_name=QUEUE,
-            workflow_id=_name(scene),
+            workflow_id=_name(scene.id, scene.run),
             app_version=JOBS_VERSION,
+            priority=_place(scene),
             serialization_type=WorkflowSerializationFormat.PORTABLE,
         )
         self._client.enqueue_in_transaction(session, options, scene.id, scene.run)
 
 
-def _name(scene: Scene) -> str:
-    return f"{scene.id}-{scene.run}"
+def _name(scene_id: str, run: int) -> str:
+    return f"{scene_id}-{run}"
+
+
+def _place(scene: Scene) -> int:
+    """The priority as DBOS has it: from 1 on, lowest first; what was begun goes first among its equals."""
+    return 2 * (HIGHEST_PRIORITY - scene.priority) + (1 if scene.begun else 2)

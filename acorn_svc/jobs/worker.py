@@ -1,18 +1,24 @@
-"""The worker: one process that runs jobs one after the other, and who keeps it running.
+"""The worker: a process that runs jobs one after the other, and who keeps embedded ones running.
 
-    server ── lifeline ──▶ worker (this module, DBOS) ── lifeline ──▶ child (one fit)
+    server ── lifeline ──▶ embedded worker (this module, DBOS) ── lifeline ──▶ child (one fit)
+    acorn worker: the same, alone (this module, DBOS) ── lifeline ──▶ child (one fit)
 
-Stopping is a crash that waits for a last checkpoint: nothing else is needed, since every job goes
-on after a crash.
+Any number of workers share one database: DBOS gives each job to one of them, and what one of them loses
+another takes over. A worker is told apart from all others, also from itself before a restart, so that
+nobody but the reaper decides that it is dead.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import secrets
 import signal
+import socket
 import subprocess
 import threading
+from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import IO
 
@@ -20,13 +26,14 @@ import structlog
 from dbos import DBOS, DBOSConfig
 
 from acorn_svc.errors import Conflict
-from acorn_svc.jobs.process import end, hold_lifeline, spawn
+from acorn_svc.jobs import life
+from acorn_svc.jobs.process import Message, end, hold_lifeline, spawn
 from acorn_svc.jobs.queue import APPLICATION, JOBS_VERSION, QUEUE, JobQueue
-from acorn_svc.jobs.workflow import Watcher, register
+from acorn_svc.jobs.reaper import Reaper, keep_reaping
+from acorn_svc.jobs.workflow import Child, Watcher, begin_fit, register
 from acorn_svc.settings import Settings
-from acorn_svc.store.scenes import SceneStore
+from acorn_svc.store.scenes import SceneStore, now
 
-EXECUTOR = "embedded"
 POLLING_SECONDS = 0.25
 RESTART_SECONDS = 1.0
 DRAIN_MARGIN_SECONDS = 5
@@ -35,56 +42,101 @@ log = structlog.get_logger()
 
 
 def main() -> None:
-    """Run jobs until SIGTERM, or until the parent is gone."""
+    """Be an embedded worker: run jobs until SIGTERM, or until the server is gone."""
     hold_lifeline()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the group; the server decides
+    run(Settings(), stop_on=(signal.SIGTERM,))  # Ctrl-C reaches the group; the server decides
+
+
+def run(
+    settings: Settings,
+    begin: Callable[[Message], Child] = begin_fit,
+    stop_on: tuple[signal.Signals, ...] = (signal.SIGTERM, signal.SIGINT),
+) -> None:
+    """Run jobs until a signal of `stop_on`; then keep a checkpoint of the one that runs, and end the process.
+
+    `begin` starts the child of a job.
+    """
     stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    settings = Settings()
-    with lock_folder(settings.data, "worker.lock", wait=True):
-        watcher = start(settings)
-        stop.wait()
-        watcher.stop(settings.shutdown_seconds)
-        os._exit(0)  # DBOS would wait for steps that are not to end
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in stop_on:
+        signal.signal(number, lambda *_: stop.set())
+    watcher = _start(settings, begin, stop)
+    stop.wait()
+    watcher.stop(settings.shutdown_seconds)
+    os._exit(0)  # DBOS would wait for steps that are not to end
 
 
-def start(settings: Settings) -> Watcher:
-    """Take up jobs from now on, those first that an earlier worker left unfinished."""
+def _start(settings: Settings, begin: Callable[[Message], Child], stop: threading.Event) -> Watcher:
+    """Take up jobs from now on, and those that other workers lose."""
     store = SceneStore(settings)
     jobs = JobQueue(store, settings.max_queued_jobs)
-    watcher = Watcher(store, settings)
+    watcher = Watcher(store, jobs, settings, begin)
     config = DBOSConfig(
         name=APPLICATION,
         system_database_engine=store.database.engine,
         application_version=JOBS_VERSION,
-        executor_id=EXECUTOR,
+        executor_id=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
         log_level="WARNING",
     )
     DBOS(config=config)
     register(watcher.watch)
-    jobs.restore_lost()
     DBOS.launch()
     DBOS.register_queue(QUEUE, worker_concurrency=1, polling_interval_sec=POLLING_SECONDS)
+
+    def tidy() -> None:
+        jobs.prune()
+        store.forget_history(now() - timedelta(days=settings.history_days), *life.OVER)
+
+    reaping = (Reaper(jobs, settings.lease_seconds), tidy, settings.heartbeat_seconds, stop)
+    threading.Thread(target=keep_reaping, args=reaping, name="reaper", daemon=True).start()
     return watcher
 
 
-def lock_folder(data: Path, name: str, *, wait: bool) -> IO[bytes]:
+def lock_folder(data: Path, name: str) -> IO[bytes]:
     """Lock the data folder for as long as the returned file is open; the system unlocks it.
 
-    Raises Conflict when another process has it and `wait` is false.
+    Raises Conflict when another process has it.
     """
     data.mkdir(parents=True, exist_ok=True)
     lock = (data / name).open("wb")
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         lock.close()
         raise Conflict("Another server already uses this data folder.") from None
     return lock
 
 
-class EmbeddedWorker:
-    """Starts the worker process, starts it again when it dies, and ends it with the server."""
+class EmbeddedWorkers:
+    """Starts the worker processes of a server, starts them again when they die, and ends them with it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._workers = [_EmbeddedWorker(settings) for _ in range(settings.embedded_workers)]
+
+    def start(self) -> None:
+        """Start the processes and watch over them."""
+        for worker in self._workers:
+            worker.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether every process is there at this moment."""
+        return all(worker.alive for worker in self._workers)
+
+    def ask_to_stop(self) -> None:
+        """Let running jobs make a last checkpoint and end; returns at once."""
+        for worker in self._workers:
+            worker.ask_to_stop()
+
+    def stop(self) -> None:
+        """End the processes, after their jobs have made a checkpoint if that's soon enough."""
+        self.ask_to_stop()
+        for worker in self._workers:
+            worker.stop()
+
+
+class _EmbeddedWorker:
+    """One of them."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -93,22 +145,18 @@ class EmbeddedWorker:
         self._thread = threading.Thread(target=self._keep_running, name="worker", daemon=True)
 
     def start(self) -> None:
-        """Start the process and watch over it."""
         self._thread.start()
 
     @property
     def alive(self) -> bool:
-        """Whether the process is there at this moment."""
         return self._process is not None and self._process.poll() is None
 
     def ask_to_stop(self) -> None:
-        """Let running jobs make a last checkpoint and end; returns at once."""
         self._stopping.set()
         if self._process is not None:
             self._process.terminate()
 
     def stop(self) -> None:
-        """End the process, after its jobs have made a checkpoint if that's soon enough."""
         self.ask_to_stop()
         self._thread.join(self._settings.shutdown_seconds + DRAIN_MARGIN_SECONDS)
         if self._process is not None:

@@ -1,16 +1,15 @@
 """The durable part of a fit: what happens when, and when a process dies.
 
-A job is one DBOS workflow whose only step watches one child until it ends. When the worker dies,
-the workflow is found unfinished at the next start and its step is run again; the child goes on from
-its last checkpoint. When the child dies, the step says so and is run again, `job_attempts` times at
-most without a new checkpoint.
+A job is one DBOS workflow whose only step watches one child until it ends. When the child dies, the step
+says so and is run again, `job_attempts` times at most without a new checkpoint; the child goes on from
+its last one. When the worker dies, its lease runs out and the job is queued again under a new run
+(`jobs.reaper`); when it is stopping, it does that itself.
 """
 
 from __future__ import annotations
 
 import json
 import queue
-import signal
 import subprocess
 import threading
 import time
@@ -22,11 +21,12 @@ from typing import Final
 import structlog
 from dbos import DBOS, WorkflowSerializationFormat
 
-from acorn_svc.errors import Conflict, FitFailed, NotFound
-from acorn_svc.jobs import life
+from acorn_svc.errors import Conflict, NotFound
+from acorn_svc.jobs import endings, life
 from acorn_svc.jobs.inspection import CHILD, file_limits
+from acorn_svc.jobs.lease import Lease
 from acorn_svc.jobs.process import Message, end, messages, spawn
-from acorn_svc.jobs.queue import WORKFLOW
+from acorn_svc.jobs.queue import WORKFLOW, JobQueue
 from acorn_svc.settings import Settings
 from acorn_svc.store.scenes import Scene, SceneStore, Status
 
@@ -35,7 +35,7 @@ Heard = queue.SimpleQueue[Message]
 
 LOOK_SECONDS = 0.25
 TROUBLE_SECONDS = 5
-MAX_RECOVERIES = 1000  # starts without progress are counted by the scene itself
+CHILD_SHARE = 0.8  # of the time to shut down; then the job is given back without what the child was doing
 ENDED: Final[Message] = {"say": "ended"}
 
 log = structlog.get_logger()
@@ -48,22 +48,31 @@ def register(watch: Callable[[str, int], bool]) -> None:
     def once(scene_id: str, run: int) -> bool:
         return watch(scene_id, run)
 
-    @DBOS.workflow(
-        name=WORKFLOW,
-        max_recovery_attempts=MAX_RECOVERIES,
-        serialization_type=WorkflowSerializationFormat.PORTABLE,
-    )
+    @DBOS.workflow(name=WORKFLOW, serialization_type=WorkflowSerializationFormat.PORTABLE)
     def fit_scene(scene_id: str, run: int) -> None:
         while not once(scene_id, run):
             pass
 
 
+def begin_fit(request: Message) -> Child:
+    """Start the child that fits."""
+    return spawn(CHILD, "fit", json.dumps(request))
+
+
 class Watcher:
     """Starts the child of a job, keeps what it makes, and ends it when nobody wants it any more."""
 
-    def __init__(self, store: SceneStore, settings: Settings) -> None:
+    def __init__(
+        self,
+        store: SceneStore,
+        jobs: JobQueue,
+        settings: Settings,
+        begin: Callable[[Message], Child] = begin_fit,
+    ) -> None:
         self._store = store
+        self._jobs = jobs
         self._settings = settings
+        self._begin = begin
         self._stopping = threading.Event()
         self._idle = threading.Condition()
         self._running = 0
@@ -71,9 +80,11 @@ class Watcher:
     def watch(self, scene_id: str, run: int) -> bool:
         """One start of the job; true when it is over, false when it should be started again."""
         with self._counted():
-            over = self._watch_safely(scene_id, run)
+            over = not self._stopping.is_set() and self._watch_safely(scene_id, run)
+            if self._stopping.is_set() and not over:
+                self._jobs.give_back(scene_id, run)
         if self._stopping.is_set():
-            threading.Event().wait()  # never returns: the step stays unfinished, for the next start
+            threading.Event().wait()  # never returns: the place stays taken, so that no other job is begun
         return over
 
     def stop(self, seconds: float) -> None:
@@ -110,12 +121,30 @@ class Watcher:
         scene = self._take(scene_id, run)
         if scene.status != Status.FITTING:
             return True
-        with self._store.blobs.spool_folder() as spool:
-            child = spawn(CHILD, "fit", json.dumps(self._request(scene, spool)))
-            try:
+        try:
+            with self._store.blobs.spool_folder() as spool:
+                return self._run(scene, spool)
+        except (NotFound, Conflict):
+            raise
+        except Exception:
+            self._forgive(scene)
+            raise
+
+    def _run(self, scene: Scene, spool: Path) -> bool:
+        child = self._begin(self._request(scene, spool))
+        try:
+            with self._lease(scene, child):
                 return self._follow(child, scene)
-            finally:
-                end(child)
+        finally:
+            end(child)
+
+    def _lease(self, scene: Scene, child: Child) -> Lease:
+        return Lease(
+            lambda: self._store.beat(scene.id, scene.run),
+            child.kill,
+            lease_seconds=self._settings.lease_seconds,
+            heartbeat_seconds=self._settings.heartbeat_seconds,
+        )
 
     def _take(self, scene_id: str, run: int) -> Scene:
         """Count one more start; a job that keeps dying without progress is given up."""
@@ -123,8 +152,8 @@ class Watcher:
             if scene.attempts < self._settings.job_attempts:
                 life.start(scene)
             else:
-                reason = f"The fit ended {scene.attempts} times without any progress."
-                life.fail(scene, FitFailed.code, reason)
+                reason = endings.ended_too_often(scene.attempts)
+                life.fail(scene, reason.code, reason.message)
         return scene
 
     def _request(self, scene: Scene, spool: Path) -> Message:
@@ -143,28 +172,43 @@ class Watcher:
             "options": {**scene.options, **shared},
             "checkpoint_seconds": settings.checkpoint_seconds,
             "memory_bytes": settings.job_memory_bytes,
+            "cpu_seconds": settings.job_wall_seconds * settings.job_threads,
         }
 
     def _follow(self, child: Child, scene: Scene) -> bool:
         """Take in what the child says until it ends; true when the job is over."""
         heard = _listen(child)
         deadline = time.monotonic() + self._settings.job_wall_seconds
+        asked = False
         while (message := _next(heard)) is not ENDED:
             if message is not None and self._hear(scene, message):
                 return True
-            if self._store.get(scene.id).run != scene.run:
-                raise Conflict("This job is not wanted any more.")
-            if self._stopping.is_set():
+            if self._should_end(scene) and not asked:
+                asked = True
                 child.terminate()
+                deadline = time.monotonic() + CHILD_SHARE * self._settings.shutdown_seconds
             if time.monotonic() > deadline:
-                return self._fail(scene, FitFailed.code, "The fit has taken too long.")
-        return self._died(scene, child.wait())
+                if not asked:
+                    return self._out_of_time(scene)
+                child.kill()  # the job goes on from the checkpoint before
+        return self._ended(scene, child.wait())
+
+    def _out_of_time(self, scene: Scene) -> bool:
+        reason = endings.out_of_time(self._settings.job_wall_seconds)
+        return self._fail(scene, reason.code, reason.message)
+
+    def _should_end(self, scene: Scene) -> bool:
+        """Whether the child is to keep where it is and end; raises Conflict when nobody wants even that."""
+        present = self._store.get(scene.id)
+        if present.run != scene.run:
+            raise Conflict("This job is not wanted any more.")
+        return present.status == Status.PAUSED or self._stopping.is_set()
 
     def _hear(self, scene: Scene, message: Message) -> bool:
         """Keep one message; true when it was the last."""
         match message["say"]:
             case "started":
-                self._store.forget_progress_after(scene.id, message["step"])
+                self._store.forget_progress_after(scene.id, scene.run, message["step"])
             case "progress":
                 self._store.note_progress(scene.id, scene.run, message["progress"])
             case "snapshot":
@@ -183,25 +227,28 @@ class Watcher:
             scene.id, scene.run, Path(message["file"]), message["progress"], checkpoint, then
         )
 
-    def _died(self, scene: Scene, code: int) -> bool:
-        """The child ended without a last word: again, unless it has done so too often."""
+    def _ended(self, scene: Scene, status: int) -> bool:
+        """The child ended without a last word, as it was asked to or in a crash; true when that was all."""
+        if self._store.get(scene.id).status == Status.PAUSED:
+            return True
         if self._stopping.is_set():
             self._forgive(scene)
             return False
-        log.warning("fit died", scene=scene.id, run=scene.run, exit=code)
+        log.warning("fit died", scene=scene.id, run=scene.run, exit=status)
         if self._store.get(scene.id).attempts < self._settings.job_attempts:
             return False
-        return self._fail(scene, FitFailed.code, f"The fit was ended by {_cause(code)}.")
-
-    def _forgive(self, scene: Scene) -> None:
-        """A start that was ended by us doesn't count."""
-        with self._store.edit(scene.id, scene.run) as row:
-            row.attempts = max(0, row.attempts - 1)
+        reason = endings.reason_of(status, self._settings.job_wall_seconds)
+        return self._fail(scene, reason.code, reason.message)
 
     def _fail(self, scene: Scene, code: str, reason: str) -> bool:
         with self._store.edit(scene.id, scene.run) as row:
             life.fail(row, code, reason)
         return True
+
+    def _forgive(self, scene: Scene) -> None:
+        """A start that was ended by us doesn't count."""
+        with self._store.edit(scene.id, scene.run) as row:
+            row.attempts = max(0, row.attempts - 1)
 
 
 def _listen(child: Child) -> Heard:
@@ -225,11 +272,3 @@ def _next(heard: Heard) -> Message | None:
         return heard.get(timeout=LOOK_SECONDS)
     except queue.Empty:
         return None
-
-
-def _cause(code: int) -> str:
-    if code >= 0:
-        return f"an error (exit status {code})"
-    if -code == signal.SIGKILL:
-        return "the system, probably for lack of memory"
-    return f"signal {-code}"

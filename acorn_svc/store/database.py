@@ -38,6 +38,7 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects.sqlite import dialect as sqlite_dialect
+from sqlalchemy.ext.hybrid import hybrid_property
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, column_property, mapped_column
 from sqlalchemy.types import TypeDecorator
 
@@ -54,6 +55,7 @@ class Status(StrEnum):
 
     QUEUED = "queued"
     FITTING = "fitting"
+    PAUSED = "paused"
     READY = "ready"
     FAILED = "failed"
     CANCELLED = "cancelled"
@@ -132,9 +134,11 @@ class Scene(Base):
     `kind` is "image" or "shape". `width` to `bit_depth` are an image's, in pixels, and null for a shape;
     `shape` is what is known of a shape, as `jobs.inspection.ShapeFacts` has it, and null for an image.
     `run` counts the jobs of this scene: what an old job writes is refused.
-    `attempts` counts starts of the fitting process since its last checkpoint. `version` counts published
-    snapshots; `snapshot` is the key of the newest, null when there is none. `updated_at` changes with
-    the status and with what people write, not with progress.
+    `attempts` counts starts of the fitting process since its last checkpoint. `beats` counts the signs of
+    life of the workers that had the job. Those that wait begin by `priority`, the highest first, then
+    those that were begun before, then by `queued_at`. `version` counts published snapshots; `snapshot` is
+    the key of the newest, null when there is none. `updated_at` changes with the status and with what
+    people write, not with progress.
     """
 
     __tablename__ = "scenes"
@@ -164,6 +168,9 @@ class Scene(Base):
 
     run: Mapped[int] = mapped_column(default=0)
     attempts: Mapped[int] = mapped_column(default=0)
+    beats: Mapped[int] = mapped_column(default=0)
+    priority: Mapped[int] = mapped_column(default=0)
+    queued_at: Mapped[datetime] = mapped_column(default=now)
     version: Mapped[int] = mapped_column(default=0)
     progress: Mapped[dict[str, Any] | None] = mapped_column(default=None)
 
@@ -177,6 +184,11 @@ class Scene(Base):
         .limit(1)
         .scalar_subquery()
     )
+
+    @hybrid_property
+    def begun(self) -> bool:
+        """Whether a fit of this scene has ever been started."""
+        return (self.attempts + self.version) > 0
 
 
 class ProgressEvent(Base):

@@ -21,8 +21,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
@@ -42,7 +43,17 @@ from acorn_svc.store.database import (
 )
 from acorn_svc.store.file_cache import FileCache
 
-__all__ = ["ProgressEvent", "Scene", "SceneHead", "SceneStore", "Snapshot", "Status", "new_id"]
+__all__ = [
+    "JobHead",
+    "ProgressEvent",
+    "Scene",
+    "SceneHead",
+    "SceneStore",
+    "Snapshot",
+    "Status",
+    "new_id",
+    "now",
+]
 
 ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: no i, l, o, u
 KEPT_SNAPSHOTS = 2  # whoever has just looked up the older one can still open it
@@ -64,6 +75,15 @@ class Snapshot:
 
     version: int
     key: str
+
+
+class JobHead(NamedTuple):
+    """What a worker needs to know of another one's job."""
+
+    id: str
+    status: Status
+    run: int
+    beats: int
 
 
 @dataclass(frozen=True)
@@ -122,11 +142,20 @@ class SceneStore:
         more = found[limit - 1].id if len(found) > limit else None
         return Page(found[:limit], more, total)
 
-    def with_status(self, *statuses: Status) -> Sequence[Scene]:
-        """Every scene that has one of `statuses`, oldest first."""
-        query = select(Scene).where(Scene.status.in_(statuses)).order_by(Scene.id)
+    def jobs(self, *statuses: Status) -> list[JobHead]:
+        """The jobs of the scenes that have one of `statuses`."""
+        query = select(Scene.id, Scene.status, Scene.run, Scene.beats).where(Scene.status.in_(statuses))
         with self.database.read() as session:
-            return session.scalars(query).all()
+            return [JobHead(*row) for row in session.execute(query)]
+
+    def positions(self, scene_ids: Sequence[str]) -> dict[str, int]:
+        """The place in the line, from 1 on, of each of `scene_ids` that is queued."""
+        order = (Scene.priority.desc(), Scene.begun.desc(), Scene.queued_at, Scene.id)
+        place = func.row_number().over(order_by=order)
+        line = select(Scene.id, place.label("place")).where(Scene.status == Status.QUEUED).subquery()
+        query = select(line).where(line.c.id.in_(scene_ids))
+        with self.database.read() as session:
+            return {scene_id: place for scene_id, place in session.execute(query)}
 
     def count(self, *statuses: Status) -> int:
         """How many scenes have one of `statuses`."""
@@ -291,12 +320,32 @@ class SceneStore:
             scene.progress = progress
             _record_progress(session, scene)
 
-    def forget_progress_after(self, scene_id: str, step: int) -> None:
-        """Drop progress that a crash has undone, so that the history never runs backwards."""
+    def beat(self, scene_id: str, run: int) -> None:
+        """Give a sign of life of the worker that has the job; raises as `edit` does."""
+        with self.database.write() as session:
+            scene = _require(session, scene_id)
+            _require_run(scene, run)
+            scene.beats += 1
+
+    def forget_progress_after(self, scene_id: str, run: int, step: int) -> None:
+        """Drop progress that a crash has undone, so that the history never runs backwards.
+
+        Raises as `edit` does.
+        """
         later = ProgressEvent.data["step"].as_integer() > step
         of_scene = ProgressEvent.scene_id == scene_id
         with self.database.write() as session:
+            _require_run(_require(session, scene_id), run)
             session.execute(delete(ProgressEvent).where(of_scene, later))
+
+    def forget_history(self, before: datetime, *statuses: Status) -> None:
+        """Drop the progress of scenes with one of `statuses` that were last changed before a moment.
+
+        What they had reached in the end stays.
+        """
+        old = select(Scene.id).where(Scene.status.in_(statuses), Scene.updated_at < before)
+        with self.database.write() as session:
+            session.execute(delete(ProgressEvent).where(ProgressEvent.scene_id.in_(old)))
 
     def publish_snapshot(
         self,

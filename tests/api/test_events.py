@@ -47,7 +47,7 @@ def test_progress_that_a_crash_undid_is_forgotten(gallery: Gallery) -> None:
     scene_id = gallery.add(random_field(16, 16))
     for step in (1, 5, 9):
         gallery.store.note_progress(scene_id, 0, _progress(step))
-    gallery.store.forget_progress_after(scene_id, 5)
+    gallery.store.forget_progress_after(scene_id, 0, 5)
     steps = [event.data["step"] for event in gallery.store.progress_after(scene_id, 0)]
     assert steps == [1, 5]
 

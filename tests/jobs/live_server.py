@@ -29,6 +29,8 @@ from acorn_svc.settings import Settings
 hold_lifeline()
 serve(Settings())
 """
+# Soon after a crash, jobs go on; and checkpoints are frequent.
+QUICK = {"job_threads": 1, "checkpoint_seconds": 0.2, "lease_seconds": 3, "heartbeat_seconds": 0.5}
 PATIENCE_SECONDS = 120
 LOOK_SECONDS = 0.05
 
@@ -56,7 +58,7 @@ class Server:
 
     def __init__(self, data: Path, **settings: object) -> None:
         self.data = data
-        self._settings = {"job_threads": 1, "checkpoint_seconds": 0.2, **settings}
+        self._settings = {**QUICK, **settings}
 
     def __enter__(self) -> Server:
         self.start()
