@@ -39,6 +39,7 @@ describe("reduce", () => {
     const state = reduce(live(makeScene()), progress(10, 30, 4));
     expect(state.scene.version).toBe(4);
     expect(state.scene.progress).toEqual(makeProgress(10, 30));
+    expect(state.scene.seconds_left).toBe(90);
     expect(state.scene).not.toHaveProperty("step");
   });
 

@@ -34,6 +34,8 @@ export function makeScene(changes: Partial<ImageScene> = {}): ImageScene {
     updated_at: "2026-01-01T00:00:00Z",
     version: 1,
     progress: null,
+    queue_position: null,
+    seconds_left: null,
     shape: null,
     links: {
       ...commonLinks(id),
@@ -89,5 +91,5 @@ export function makeProgress(step: number, psnr: number | null): Progress {
 
 export function makeEvent(step: number, psnr: number | null, version = 1): ProgressEvent {
   const status: Status = "fitting";
-  return { id: "0".repeat(26), version, status, ...makeProgress(step, psnr) };
+  return { id: "0".repeat(26), version, status, seconds_left: 100 - step, ...makeProgress(step, psnr) };
 }

@@ -4,7 +4,16 @@ import { describe, expect, it } from "vitest";
 import { formatBytes, formatLength, formatPercent, formatPixels, formatSeconds } from "../src/core/format";
 import { formatQuality, MEASURES, qualityOf } from "../src/core/quality";
 import { parseRoute, sceneHash } from "../src/core/route";
-import { fractionDone, statusLabel, titleOf } from "../src/core/status";
+import {
+  canCancel,
+  canPause,
+  canResume,
+  canRetry,
+  fractionDone,
+  statusLabel,
+  timeLeft,
+  titleOf,
+} from "../src/core/status";
 import { makeProgress, makeScene, makeShape } from "./scenes";
 
 it.each([
@@ -85,6 +94,40 @@ describe("a scene", () => {
     expect(statusLabel(makeScene({ progress }))).toBe("Measuring the image");
     expect(statusLabel(makeShape({ progress }))).toBe("Measuring the shape");
     expect(statusLabel(makeScene({ progress, status: "failed" }))).toBe("Failed");
+  });
+
+  it("that waits tells its place in the line", () => {
+    expect(statusLabel(makeScene({ status: "queued", queue_position: 1 }))).toBe("Waiting, next in line");
+    expect(statusLabel(makeScene({ status: "queued", queue_position: 12 }))).toBe("Waiting, number 12 in line");
+    expect(statusLabel(makeScene({ status: "queued" }))).toBe("Waiting");
+  });
+
+  it.each([
+    [0.2, "about 1 s left"],
+    [54, "about 54 s left"],
+    [100, "about 2 min left"],
+    [3599, "about 1 h 0 min left"],
+    [9000, "about 2 h 30 min left"],
+  ])("with %f seconds left tells %j", (seconds_left, text) =>
+    expect(timeLeft(makeScene({ seconds_left }))).toBe(text),
+  );
+
+  it("at rest, or without a guess, tells no time", () => {
+    expect(timeLeft(makeScene())).toBeNull();
+    expect(timeLeft(makeScene({ status: "paused", seconds_left: 3 }))).toBeNull();
+  });
+
+  it.each([
+    ["queued", "cancel pause"],
+    ["fitting", "cancel pause"],
+    ["paused", "cancel resume"],
+    ["ready", ""],
+    ["failed", "retry"],
+    ["cancelled", "retry"],
+  ] as const)("that is %s can be told to: %j", (status, words) => {
+    const can = { cancel: canCancel, pause: canPause, resume: canResume, retry: canRetry };
+    const allowed = Object.entries(can).filter(([, allows]) => allows(status));
+    expect(allowed.map(([word]) => word).join(" ")).toBe(words);
   });
 
   it("knows how far its fit is", () => {

@@ -146,6 +146,14 @@ export async function cancelScene(id: string): Promise<void> {
   await send(`${scenePath(id)}/cancel`, { method: "POST" });
 }
 
+export async function pauseScene(id: string): Promise<void> {
+  await send(`${scenePath(id)}/pause`, { method: "POST" });
+}
+
+export async function resumeScene(id: string): Promise<void> {
+  await send(`${scenePath(id)}/resume`, { method: "POST" });
+}
+
 export async function retryScene(id: string): Promise<void> {
   await send(`${scenePath(id)}/retry`, { method: "POST" });
 }

@@ -38,9 +38,9 @@ export function addPoint(curve: readonly CurvePoint[], progress: Progress): read
 
 /** The scene after a progress event. Replayed history neither changes its status nor takes it back. */
 function withProgress(scene: Scene, event: ProgressEvent): Scene {
-  const { id: _id, version, status: _status, ...progress } = event;
+  const { id: _id, version, status: _status, seconds_left, ...progress } = event;
   if (!isActive(scene.status)) return scene;
-  return { ...scene, progress, version: Math.max(version, scene.version) };
+  return { ...scene, progress, seconds_left, version: Math.max(version, scene.version) };
 }
 
 export function reduce(state: LiveScene, event: SceneEvent): LiveScene {

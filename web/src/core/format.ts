@@ -27,6 +27,13 @@ export function formatSeconds(seconds: number): string {
   return `${Math.floor(whole / 3600)} h ${Math.floor((whole % 3600) / 60)} min`;
 }
 
+/** A guess of a time, no finer than it can be. */
+export function formatRoughly(seconds: number): string {
+  if (seconds < 55) return `${Math.max(1, Math.round(seconds))} s`;
+  const minutes = Math.round(seconds / 60);
+  return minutes < 60 ? `${minutes} min` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
+}
+
 export function formatPixels(width: number, height: number): string {
   const megapixels = (width * height) / 1e6;
   const size = `${count.format(width)} × ${count.format(height)}`;

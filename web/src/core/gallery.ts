@@ -1,6 +1,5 @@
 /** The list of scenes as a plain value, and pure changes of it. */
 
-import { isActive } from "./status";
 import type { Scene, ScenePage } from "./types";
 
 export interface Gallery {
@@ -45,6 +44,6 @@ export function putScene(gallery: Gallery, scene: Scene): Gallery {
 /** The scenes to follow live: those being fitted, then those that have waited longest. */
 export function scenesToFollow(scenes: readonly Scene[]): Scene[] {
   const fitting = scenes.filter((scene) => scene.status === "fitting");
-  const waiting = scenes.filter((scene) => isActive(scene.status) && scene.status !== "fitting");
+  const waiting = scenes.filter((scene) => scene.status === "queued");
   return [...fitting, ...waiting.reverse()].slice(0, FOLLOWED_AT_ONCE);
 }

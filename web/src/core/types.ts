@@ -1,6 +1,6 @@
 /** The JSON of the service, as its OpenAPI describes it. */
 
-export type Status = "queued" | "fitting" | "ready" | "failed" | "cancelled";
+export type Status = "queued" | "fitting" | "paused" | "ready" | "failed" | "cancelled";
 export type Stage = "measuring" | "fitting" | "evaluating" | "done";
 export type Preset = "draft" | "standard" | "fine";
 export type MeshFormat = "glb" | "ply" | "stl" | "obj";
@@ -83,6 +83,10 @@ interface CommonScene extends Metadata {
   /** Snapshots published so far; 0 means there is nothing to look at yet. */
   version: number;
   progress: Progress | null;
+  /** Of a scene that waits: 1 is the next. */
+  queue_position: number | null;
+  /** Of a fit that runs, as far as known. */
+  seconds_left: number | null;
 }
 
 export interface ImageScene extends CommonScene {
@@ -118,6 +122,7 @@ export interface ProgressEvent extends Progress {
   id: string;
   version: number;
   status: Status;
+  seconds_left: number | null;
 }
 
 /** x and y of the upper left corner and side in pixels of the full image, then the level. */

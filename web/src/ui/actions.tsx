@@ -1,8 +1,16 @@
 import { useRef, useState } from "preact/hooks";
-import { cancelScene, deleteScene, messageOf, retryScene, sameOrigin } from "../core/api";
-import { canCancel, canRetry, isVisible, titleOf } from "../core/status";
+import {
+  cancelScene,
+  deleteScene,
+  messageOf,
+  pauseScene,
+  resumeScene,
+  retryScene,
+  sameOrigin,
+} from "../core/api";
+import { canCancel, canPause, canResume, canRetry, isVisible, titleOf } from "../core/status";
 import type { Scene } from "../core/types";
-import { DownloadIcon, RetryIcon, StopIcon, TrashIcon } from "./icons";
+import { DownloadIcon, PauseIcon, ResumeIcon, RetryIcon, StopIcon, TrashIcon } from "./icons";
 
 function DeleteButton({ scene, onDelete }: { scene: Scene; onDelete: () => void }) {
   const dialog = useRef<HTMLDialogElement>(null);
@@ -43,6 +51,16 @@ export function Actions({ scene, onChange, onDeleted, onError }: Props) {
   };
   return (
     <div class="actions">
+      {canResume(scene.status) && (
+        <button class="button primary" disabled={busy} onClick={() => run(resumeScene, onChange)}>
+          <ResumeIcon /> Resume
+        </button>
+      )}
+      {canPause(scene.status) && (
+        <button class="button" disabled={busy} onClick={() => run(pauseScene, onChange)}>
+          <PauseIcon /> Pause
+        </button>
+      )}
       {canCancel(scene.status) && (
         <button class="button" disabled={busy} onClick={() => run(cancelScene, onChange)}>
           <StopIcon /> Cancel

@@ -7,13 +7,14 @@ import {
   formatSeconds,
 } from "../core/format";
 import { MEASURES, qualityOf } from "../core/quality";
-import { fractionDone, isActive, statusLabel } from "../core/status";
+import { fractionDone, isActive, statusLabel, timeLeft } from "../core/status";
 import type { Scene, ShapeFacts } from "../core/types";
 
 /** Where the fit stands: status, the quality reached, and how far it is. */
 export function FitHead({ scene }: { scene: Scene }) {
   const quality = qualityOf(scene.progress);
   const measure = MEASURES[scene.kind];
+  const left = timeLeft(scene);
   return (
     <section class="fit-head">
       <p class={`status ${scene.status}`} role="status">{statusLabel(scene)}</p>
@@ -26,6 +27,7 @@ export function FitHead({ scene }: { scene: Scene }) {
       {isActive(scene.status) && (
         <progress max={1} value={scene.progress ? fractionDone(scene) : undefined} aria-label="Fit" />
       )}
+      {left !== null && <p class="time-left">{left}</p>}
     </section>
   );
 }

@@ -32,6 +32,8 @@ export const UpIcon = () => <Icon><path d="M12 20V5M7 10l5-5 5 5" /></Icon>;
 export const DownloadIcon = () => <Icon><path d="M12 4v11M7 11l5 5 5-5M5 20h14" /></Icon>;
 export const UploadIcon = () => <Icon><path d="M12 16V5M7 9l5-5 5 5M5 20h14" /></Icon>;
 export const RetryIcon = () => <Icon><path d="M19 12a7 7 0 1 1-2-5M19 4v4h-4" /></Icon>;
+export const PauseIcon = () => <Icon><path d="M9 6v12M15 6v12" /></Icon>;
+export const ResumeIcon = () => <Icon><path d="M8 5l10 7-10 7z" /></Icon>;
 export const StopIcon = () => <Icon><path d="M7 7h10v10H7z" /></Icon>;
 export const TrashIcon = () => (
   <Icon><path d="M5 7h14M10 7V4h4v3M7 7l1 13h8l1-13" /></Icon>

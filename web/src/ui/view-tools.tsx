@@ -75,7 +75,7 @@ const WORDS = {
 export function Waiting({ scene }: { scene: Scene }) {
   const words = WORDS[scene.kind];
   const coming = scene.status === "queued" ? "Waiting for its turn" : words.coming;
-  const resting = scene.status === "failed" || scene.status === "cancelled";
+  const resting = scene.status !== "queued" && scene.status !== "fitting";
   return (
     <div class={resting ? "stage-waiting" : "stage-waiting alive"}>
       <Logo />
