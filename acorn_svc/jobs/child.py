@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from acorn_svc.errors import AcornError, BadModel, InsufficientStorage, LimitExceeded
+from acorn_svc.errors import AcornError, BadModel, InsufficientStorage, LimitExceeded, OutOfMemory
 from acorn_svc.jobs import endings
 from acorn_svc.jobs.process import Message, hold_lifeline, limit_resources, say
 
@@ -73,7 +73,7 @@ def fit(request: Message) -> None:
         if _is_gpu_fault(error):
             traceback.print_exc()
             os._exit(endings.GPU_FAULT)  # the driver may never let go of this process
-        reason = endings.out_of_memory(memory_bytes) if _lacks_memory(error) else error
+        reason = _lack_of_memory(error, memory_bytes) or error
         say({"say": "failed", **_error(reason, "job_memory_bytes", memory_bytes)})
 
 
@@ -282,16 +282,18 @@ def _facts(field: AnyField) -> Message:
     return {"shape": shape}
 
 
-def _lacks_memory(error: Exception) -> bool:
-    """Whether there was not enough memory, of the system or of a GPU; PyTorch says so in words alone."""
-    words = ("can't allocate memory", "out of memory", "bad_alloc")
-    return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and any(some in str(error) for some in words)
-    )
+def _lack_of_memory(error: Exception, memory_bytes: int) -> OutOfMemory | None:
+    """The error as people are told it, if there was not enough memory; PyTorch says so in words alone."""
+    words = str(error) if isinstance(error, RuntimeError) else ""
+    if "CUDA out of memory" in words or "CUDA error: out of memory" in words:
+        return endings.out_of_gpu_memory()
+    if isinstance(error, MemoryError) or "can't allocate memory" in words or "bad_alloc" in words:
+        return endings.out_of_memory(memory_bytes)
+    return None
 
 
 def _is_gpu_fault(error: Exception) -> bool:
-    return isinstance(error, RuntimeError) and "CUDA error" in str(error) and not _lacks_memory(error)
+    return isinstance(error, RuntimeError) and "CUDA error" in str(error) and not _lack_of_memory(error, 0)
 
 
 def _error(error: Exception, limit: str, value: int) -> Message:

@@ -16,6 +16,11 @@ def out_of_memory(limit: int) -> OutOfMemory:
     return OutOfMemory(f"The fit needs more memory than job_memory_bytes allows: {limit} bytes.")
 
 
+def out_of_gpu_memory() -> OutOfMemory:
+    """The GPU has less memory than a fit asked for."""
+    return OutOfMemory("The fit needs more memory than the GPU has.")
+
+
 def out_of_time(limit: int) -> OutOfTime:
     """One start of a fit took longer than it may, in seconds."""
     return OutOfTime(f"The fit takes longer than job_wall_seconds allows: {limit} seconds.")

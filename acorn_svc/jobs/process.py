@@ -33,11 +33,14 @@ def spawn(
     )
 
 
-def end(process: subprocess.Popen[bytes]) -> None:
-    """Kill the process, if it is still there, and close its pipes."""
+def end(process: subprocess.Popen[bytes], *, heard: bool = False) -> None:
+    """Kill the process, if it is still there, and close its pipes.
+
+    What a thread reads, `heard`, that thread closes: until it has read all, it can't be closed.
+    """
     process.kill()
     process.wait()
-    for pipe in (process.stdin, process.stdout):
+    for pipe in (process.stdin, None if heard else process.stdout):
         if pipe is not None:
             pipe.close()
 

@@ -132,11 +132,12 @@ class Watcher:
 
     def _run(self, scene: Scene, spool: Path) -> bool:
         child = self._begin(self._request(scene, spool))
+        heard = _listen(child)
         try:
             with self._lease(scene, child):
-                return self._follow(child, scene)
+                return self._follow(child, heard, scene)
         finally:
-            end(child)
+            end(child, heard=True)
 
     def _lease(self, scene: Scene, child: Child) -> Lease:
         return Lease(
@@ -175,12 +176,11 @@ class Watcher:
             "cpu_seconds": settings.job_wall_seconds * settings.job_threads,
         }
 
-    def _follow(self, child: Child, scene: Scene) -> bool:
+    def _follow(self, child: Child, heard: Heard, scene: Scene) -> bool:
         """Take in what the child says until it ends; true when the job is over."""
-        heard = _listen(child)
         deadline = time.monotonic() + self._settings.job_wall_seconds
         asked = False
-        while (message := _next(heard)) is not ENDED:
+        while (message := _next(heard, child)) is not ENDED:
             if message is not None and self._hear(scene, message):
                 return True
             if self._should_end(scene) and not asked:
@@ -261,14 +261,16 @@ def _listen(child: Child) -> Heard:
 def _pass_on(child: Child, heard: Heard) -> None:
     assert child.stdout is not None
     try:
-        for message in messages(child.stdout):
-            heard.put(message)
+        with child.stdout as stream:
+            for message in messages(stream):
+                heard.put(message)
     finally:
         heard.put(ENDED)
 
 
-def _next(heard: Heard) -> Message | None:
+def _next(heard: Heard, child: Child) -> Message | None:
+    """The next message; None while there is none, ENDED when none can come any more."""
     try:
         return heard.get(timeout=LOOK_SECONDS)
     except queue.Empty:
-        return None
+        return None if child.poll() is None else ENDED  # others may still hold what it wrote to

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -45,9 +46,9 @@ def picture(side: int = 64) -> bytes:
     return encode_image((pixels * 255).astype(np.uint8), "png")
 
 
-def wait_until(condition: Callable[[], bool], what: str) -> None:
+def wait_until(condition: Callable[[], bool], what: str, patience: float = PATIENCE_SECONDS) -> None:
     """Wait for something that must happen; how long it takes on a busy machine is no matter."""
-    end = time.monotonic() + PATIENCE_SECONDS
+    end = time.monotonic() + patience
     while not condition():
         assert time.monotonic() < end, f"never happened: {what}"
         time.sleep(LOOK_SECONDS)
@@ -77,7 +78,8 @@ class Server:
             env={**os.environ, **settings.environment()},
             start_new_session=True,
         )
-        self.client = httpx2.Client(base_url=f"http://127.0.0.1:{settings.port}", timeout=60)
+        self.url = f"http://127.0.0.1:{settings.port}"
+        self.client = httpx2.Client(base_url=self.url, timeout=60)
         wait_until(self._healthy, "the server answers")
 
     def _healthy(self) -> bool:
@@ -94,6 +96,17 @@ class Server:
         assert self.process.stdin is not None
         self.process.stdin.close()
         self.client.close()
+
+    def kill_one(self, chance: random.Random, module: str) -> bool:
+        """Kill the server's own process, or one of those that run `module`, if there is one."""
+        victims = self.processes(module) if module else [psutil.Process(self.process.pid)]
+        if not victims:
+            return False
+        chance.choice(victims).kill()
+        if not module:
+            self.process.wait()
+            self.kill()
+        return True
 
     def terminate(self) -> int:
         """Ask it to end and wait until it has."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import signal
 
 import pytest
+import torch
 
-from acorn_svc.jobs import endings
+from acorn_svc.jobs import child, endings
 
 NATIVE = [signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL]
 
@@ -38,3 +39,22 @@ def test_other_ends_are_told_apart(status: int, code: str, words: str) -> None:
 def test_limits_are_named() -> None:
     assert "job_memory_bytes allows: 4096" in endings.out_of_memory(4096).message
     assert (endings.out_of_memory(1).code, endings.out_of_time(1).code) == ("out_of_memory", "out_of_time")
+
+
+def test_what_a_lack_of_memory_raises_is_recognised() -> None:
+    with pytest.raises(RuntimeError) as refused:
+        torch.empty(2**50)
+    of_gpu = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+    told = [child._lack_of_memory(error, 4096) for error in (refused.value, MemoryError(), of_gpu)]
+    assert [error.code for error in told if error] == ["out_of_memory"] * 3
+    assert [error.message for error in told if error][1:] == [
+        "The fit needs more memory than job_memory_bytes allows: 4096 bytes.",
+        "The fit needs more memory than the GPU has.",
+    ]
+    assert child._lack_of_memory(RuntimeError("sizes differ"), 4096) is None
+
+
+def test_a_fault_of_the_gpu_is_told_from_other_errors() -> None:
+    assert child._is_gpu_fault(RuntimeError("CUDA error: an illegal memory access was encountered"))
+    assert not child._is_gpu_fault(RuntimeError("CUDA error: out of memory"))
+    assert not child._is_gpu_fault(RuntimeError("sizes differ"))

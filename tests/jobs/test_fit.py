@@ -101,6 +101,37 @@ def test_a_queued_job_is_cancelled_without_ever_starting(server: Server, running
     assert server.scene(waiting["id"])["version"] == 0
 
 
+def test_a_pause_makes_room_and_changes_nothing(server: Server) -> None:
+    whole = server.upload(picture(), steps=6000, preset="draft")
+    server.wait_for_status(whole["id"], "ready")
+    paused = server.upload(picture(), steps=6000, preset="draft")
+    server.wait_for_version(paused["id"], 1)
+    version = server.scene(paused["id"])["version"]
+    assert server.client.post(f"/scenes/{paused['id']}/pause").json()["status"] == "paused"
+    wait_until(lambda: not server.processes(CHILD), "the child has ended")
+    assert server.scene(paused["id"])["version"] > version
+    other = server.upload(picture(), steps=5)
+    server.wait_for_status(other["id"], "ready")
+    assert server.scene(paused["id"])["status"] == "paused"
+    step = server.scene(paused["id"])["progress"]["step"]
+    assert 0 < step < 6000
+    assert server.client.post(f"/scenes/{paused['id']}/resume").json()["queue_position"] == 1
+    server.wait_for_status(paused["id"], "ready")
+    assert server.file(paused["id"]) == server.file(whole["id"])
+
+
+def test_the_most_urgent_job_is_next(server: Server, running: Scene) -> None:
+    waiting = [server.upload(picture(), steps=5, priority=priority)["id"] for priority in (-1, 0, 1)]
+    assert [server.scene(scene_id)["queue_position"] for scene_id in waiting] == [3, 2, 1]
+    changed = server.client.patch(f"/scenes/{waiting[0]}", json={"priority": 2, "title": "Now"}).json()
+    assert (changed["priority"], changed["queue_position"], changed["title"]) == (2, 1, "Now")
+    refused = server.client.patch(f"/scenes/{running['id']}", json={"priority": 2})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "conflict")
+    server.client.post(f"/scenes/{running['id']}/cancel")
+    finished = [server.wait_for_status(scene_id, "ready")["updated_at"] for scene_id in waiting]
+    assert finished[0] < finished[2] < finished[1]
+
+
 def test_retry_goes_on_from_the_checkpoint(server: Server, running: Scene) -> None:
     server.client.post(f"/scenes/{running['id']}/cancel")
     before = server.scene(running["id"])

@@ -13,6 +13,7 @@ from acorn_svc.jobs import life
 from acorn_svc.jobs import queue as queue_module
 from acorn_svc.jobs.queue import JobQueue, Sign
 from acorn_svc.jobs.reaper import Reaper
+from acorn_svc.settings import Settings
 from acorn_svc.store.scenes import Scene, SceneStore, Status, new_id, now
 
 
@@ -20,7 +21,7 @@ class Line:
     """A queue, and a worker that asks DBOS's own tables what a worker would get next."""
 
     def __init__(self, data: Path) -> None:
-        self.store = SceneStore(data)
+        self.store = SceneStore(Settings(data=data))
         self.jobs = JobQueue(self.store, limit=5)
         self.client = self.jobs._client
 
