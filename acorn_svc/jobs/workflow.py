@@ -13,8 +13,7 @@ import queue
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -35,6 +34,7 @@ Heard = queue.SimpleQueue[Message]
 
 LOOK_SECONDS = 0.25
 TROUBLE_SECONDS = 5
+LAST_WORDS_SECONDS = 5  # to take in what a child has said before its end
 CHILD_SHARE = 0.8  # of the time to shut down; then the job is given back without what the child was doing
 ENDED: Final[Message] = {"say": "ended"}
 
@@ -74,37 +74,22 @@ class Watcher:
         self._settings = settings
         self._begin = begin
         self._stopping = threading.Event()
-        self._idle = threading.Condition()
-        self._running = 0
+        self._place = threading.Lock()
 
     def watch(self, scene_id: str, run: int) -> bool:
         """One start of the job; true when it is over, false when it should be started again."""
-        with self._counted():
+        with self._place:  # DBOS may hand out two jobs that come close together
             over = not self._stopping.is_set() and self._watch_safely(scene_id, run)
             if self._stopping.is_set() and not over:
                 self._jobs.give_back(scene_id, run)
         if self._stopping.is_set():
-            threading.Event().wait()  # never returns: the place stays taken, so that no other job is begun
+            threading.Event().wait()  # never returns, so that no other job is handed out
         return over
 
     def stop(self, seconds: float) -> None:
-        """Ask running children for a last checkpoint, and wait for their end, `seconds` at most."""
+        """Ask a running child for a last checkpoint, and wait for its end, `seconds` at most."""
         self._stopping.set()
-        with self._idle:
-            self._idle.wait_for(lambda: self._running == 0, timeout=seconds)
-
-    @contextmanager
-    def _counted(self) -> Iterator[None]:
-        self._count(1)
-        try:
-            yield
-        finally:
-            self._count(-1)
-
-    def _count(self, change: int) -> None:
-        with self._idle:
-            self._running += change
-            self._idle.notify_all()
+        self._place.acquire(timeout=seconds)
 
     def _watch_safely(self, scene_id: str, run: int) -> bool:
         try:
@@ -179,15 +164,20 @@ class Watcher:
     def _follow(self, child: Child, heard: Heard, scene: Scene) -> bool:
         """Take in what the child says until it ends; true when the job is over."""
         deadline = time.monotonic() + self._settings.job_wall_seconds
-        asked = False
-        while (message := _next(heard, child)) is not ENDED:
+        asked = gone = False
+        while (message := _next(heard)) is not ENDED:
             if message is not None and self._hear(scene, message):
                 return True
             if self._should_end(scene) and not asked:
                 asked = True
                 child.terminate()
                 deadline = time.monotonic() + CHILD_SHARE * self._settings.shutdown_seconds
+            if child.poll() is not None and not gone:
+                gone = True
+                deadline = time.monotonic() + LAST_WORDS_SECONDS
             if time.monotonic() > deadline:
+                if gone:
+                    break  # something that it has started still holds the pipe
                 if not asked:
                     return self._out_of_time(scene)
                 child.kill()  # the job goes on from the checkpoint before
@@ -268,9 +258,8 @@ def _pass_on(child: Child, heard: Heard) -> None:
         heard.put(ENDED)
 
 
-def _next(heard: Heard, child: Child) -> Message | None:
-    """The next message; None while there is none, ENDED when none can come any more."""
+def _next(heard: Heard) -> Message | None:
     try:
         return heard.get(timeout=LOOK_SECONDS)
     except queue.Empty:
-        return None if child.poll() is None else ENDED  # others may still hold what it wrote to
+        return None

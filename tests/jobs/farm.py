@@ -22,7 +22,9 @@ from acorn_svc.settings import Settings
 SCRIPT = """
 scene=$(cat "$1")
 echo "$PPID $scene" >> "$2"
-sleep "$3"
+trap 'kill $!; exit' TERM
+sleep "$3" &
+wait
 printf 'field of %s' "$scene" > "$4"
 printf '{"say": "done", "file": "%s", "progress": {"stage": "done", "step": 1}}\\n' "$4"
 """
@@ -88,6 +90,13 @@ class Farm:
             return []
         lines = [line.split() for line in self._starts.read_text().splitlines()]
         return [(int(pid), scene) for pid, scene in lines]
+
+    def kill_children(self, name: str) -> None:
+        """Kill every process below that has a name."""
+        for process in psutil.Process(self._process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if process.name() == name:
+                    process.kill()
 
     def processes(self) -> Counter[str]:
         """The names of all processes below, by how many there are."""

@@ -138,6 +138,18 @@ def test_workers_that_are_stopped_give_their_job_back_at_once(tmp_path: Path, am
     client.close()
 
 
+def test_what_a_child_leaves_behind_holds_up_no_worker(tmp_path: Path) -> None:
+    client = Client(tmp_path)
+    with Farm(tmp_path, 3600) as farm:
+        scene, worker = client.add(), farm.start()
+        wait_until(lambda: farm.starts() == [(worker, scene)], "the fit has begun")
+        wait_until(lambda: farm.processes()["sleep"] == 1, "it has started something")
+        farm.kill_children("sh")
+        wait_until(lambda: len(farm.starts()) == 2, "it is begun again")
+        assert client.store.get(scene).attempts == 2
+    client.close()
+
+
 def test_a_fit_that_takes_too_long_is_ended_and_says_so(tmp_path: Path) -> None:
     client = Client(tmp_path)
     with Farm(tmp_path, 3600, job_wall_seconds=1, checkpoint_seconds=0.1) as farm:

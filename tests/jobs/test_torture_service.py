@@ -114,7 +114,7 @@ class Client:
                 self._look(client, self._chance.choice(self.acknowledged))
 
     def _upload(self, client: httpx2.Client) -> None:
-        if len(self.acknowledged) > 2 and self._chance.random() < 0.8:
+        if len(self.acknowledged) > 2 and self._chance.random() < 0.95:
             return
         answer = client.post("/scenes", content=picture(), params=self._options)
         assert answer.status_code == 201, answer.text

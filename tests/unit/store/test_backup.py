@@ -12,6 +12,7 @@ from test_scene_store import ELSEWHERE, HERE, files, show, store, upload  # noqa
 
 from acorn_svc.errors import BadInput, Conflict
 from acorn_svc.jobs.queue import JobQueue
+from acorn_svc.jobs.reaper import Reaper
 from acorn_svc.settings import Settings
 from acorn_svc.store.backup import restore_backup, write_backup
 from acorn_svc.store.scenes import Scene, SceneStore, Status
@@ -122,8 +123,8 @@ def test_jobs_that_waited_are_queued_anew(tmp_path: Path, restored: Settings) ->
     restore_backup(tmp_path / "backup", restored)
     store = SceneStore(restored)  # noqa: F811
     jobs = JobQueue(store, 10)
-    jobs.restore_lost()
-    jobs.restore_lost()
+    Reaper(jobs, lease_seconds=0).look()
+    assert jobs.signs() == set(), "it waits where a worker finds it"
     assert (store.get(scene_id).status, store.get(scene_id).run) == (Status.QUEUED, 1)
     jobs.close()
     store.close()
