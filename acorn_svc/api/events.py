@@ -52,7 +52,7 @@ async def follow(
     - `progress`: `id`, `version`, `status`, `seconds_left`, and the members of the scene's `progress`;
       first those of the past, so that a curve can be drawn, then each as it comes.
     """
-    follower = Follower(store, scene, show, _position(last_event_id))
+    follower = await anyio.to_thread.run_sync(Follower, store, scene, show, _position(last_event_id))
     return EventSourceResponse(_stream(follower, request.app.state.stopping), headers=HEADERS)
 
 

@@ -36,7 +36,7 @@ from acorn_svc.api.uploads import receive, spooled
 from acorn_svc.errors import BadRequest
 from acorn_svc.field.shape import ShapeField
 from acorn_svc.jobs.inspection import Inspection
-from acorn_svc.jobs.queue import HIGHEST_PRIORITY
+from acorn_svc.jobs.queue import HIGHEST_PRIORITY, JobQueue
 from acorn_svc.store.scenes import Scene, Status, new_id
 
 MAX_PAGE = 100
@@ -337,7 +337,7 @@ BaseDep = Annotated[str, Depends(get_base)]
 class Show:
     """Shows scenes to one client."""
 
-    def __init__(self, base: BaseDep, jobs: JobQueueDep) -> None:
+    def __init__(self, base: str, jobs: JobQueue) -> None:
         self._base = base
         self._jobs = jobs
 
@@ -351,7 +351,12 @@ class Show:
         return [scene_out(scene, self._base, positions.get(scene.id)) for scene in scenes]
 
 
-ShowDep = Annotated[Show, Depends()]
+async def get_show(base: BaseDep, jobs: JobQueueDep) -> Show:
+    """What shows scenes to this client."""
+    return Show(base, jobs)
+
+
+ShowDep = Annotated[Show, Depends(get_show)]
 router = APIRouter(tags=["Scenes"])
 UPLOAD_BODY = {
     "requestBody": {
