@@ -8,8 +8,11 @@
     │   ├── BadRequest            bad_request           a parameter, region or size with no meaning
     │   ├── UnsupportedMedia      unsupported_media     a file of a kind that Acorn doesn't read
     │   └── LimitExceeded         limit_exceeded        well-formed, but larger than allowed
-    │       └── TooManyBytes      too_large             more bytes than allowed
+    │       ├── TooManyBytes      too_large             more bytes than allowed
+    │       └── HeaderTooLarge    header_too_large      more bytes of header than allowed
     ├── NotFound                  not_found             no such thing
+    │   └── OtherVersion          other_version         of a scene that shows another version now
+    ├── TooSlow                   too_slow              a request that arrives too slowly
     ├── Conflict                  conflict              the thing isn't in a state that allows this
     ├── Unavailable               unavailable           try again later
     ├── InsufficientStorage       insufficient_storage  the disk is full
@@ -91,10 +94,28 @@ class TooManyBytes(LimitExceeded):
     code = "too_large"
 
 
+class HeaderTooLarge(LimitExceeded):
+    """More bytes of header than allowed."""
+
+    code = "header_too_large"
+
+
 class NotFound(AcornError):
     """There is no such thing."""
 
     code = "not_found"
+
+
+class OtherVersion(NotFound):
+    """The scene shows another version than the address names."""
+
+    code = "other_version"
+
+
+class TooSlow(AcornError):
+    """The client takes too long to send its request."""
+
+    code = "too_slow"
 
 
 class Conflict(AcornError):

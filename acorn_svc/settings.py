@@ -73,6 +73,40 @@ class Settings(BaseSettings):
     )
     port: int = _setting(8000, "port", "The TCP port to listen on.", most=65_535)
 
+    max_connections: int = _setting(
+        1024, "connections", "Connections at the same time; further ones are answered 503.", most=100_000
+    )
+    max_connections_per_address: int = _setting(
+        64,
+        "connections",
+        "Connections of one address (of IPv6, one /64 network); more where a proxy makes all of them.",
+        most=100_000,
+    )
+    max_requests: int = _setting(
+        2048, "requests", "Requests that are worked on; further ones are answered 503.", most=100_000
+    )
+    max_header_bytes: int = _setting(
+        32_768, "bytes", "The largest header of a request, its address included.", least=1024, most=MIB
+    )
+    header_seconds: float = _setting(
+        10.0, "seconds", "Time a client may take to send the header of a request.", least=0.1, most=3600
+    )
+    request_seconds: float = _setting(
+        30.0, "seconds", "Time a client may take to send a body, however small.", least=0.1, most=86_400
+    )
+    min_body_bytes_per_second: int = _setting(
+        1024, "bytes/s", "A larger body may take longer: its bytes divided by this.", most=GIB
+    )
+    send_seconds: float = _setting(
+        30.0, "seconds", "Time a client may go on taking nothing of an answer.", least=0.1, most=3600
+    )
+    keep_alive_seconds: int = _setting(
+        15, "seconds", "Time a connection is kept without a request.", most=3600
+    )
+    max_event_streams: int = _setting(
+        64, "streams", "Clients that follow scenes at the same time; others are answered 503.", most=100_000
+    )
+
     max_upload_bytes: int = _setting(
         512 * MIB, "bytes", "The largest upload, counted while it arrives.", most=1024 * GIB
     )
@@ -185,6 +219,22 @@ class Settings(BaseSettings):
     )
     render_wait_seconds: int = _setting(
         20, "seconds", "Time a render may wait before it is answered 503.", most=600
+    )
+    render_seconds: float = _setting(
+        60.0,
+        "seconds",
+        "Time a picture, tile or query may take before it is given up.",
+        least=0.1,
+        most=3600,
+    )
+    mesh_seconds: float = _setting(
+        900.0, "seconds", "Time a mesh may take before it is given up.", least=0.1, most=86_400
+    )
+    max_streams: int = _setting(
+        16,
+        "streams",
+        "Regions and meshes that are sent at the same time; others are answered 503.",
+        most=100_000,
     )
     field_cache_bytes: int = _setting(
         512 * MIB, "bytes", "Memory for fields that are kept open.", most=1024 * GIB

@@ -8,23 +8,24 @@ browser, curl ─▶ uvicorn ─▶ application (never decodes an upload, never 
 
 from __future__ import annotations
 
+import gc
 import ipaddress
 import tempfile
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from types import FrameType
 
 import anyio.to_thread
 import structlog
-import uvicorn
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from acorn_svc import __version__
 from acorn_svc.api import deepzoom, errors, events, health, iiif, mesh, page, query, region, scenes, tiles3d
+from acorn_svc.api.gate import Places
 from acorn_svc.api.rendering import Renderer
+from acorn_svc.api.server import Server, require_descriptors
 from acorn_svc.jobs.inspection import Inspector
 from acorn_svc.jobs.queue import JobQueue
 from acorn_svc.jobs.worker import EmbeddedWorkers, lock_folder
@@ -80,6 +81,8 @@ def create_app(settings: Settings, workers: EmbeddedWorkers | None = None) -> Fa
     app.state.jobs = JobQueue(store, settings.max_queued_jobs)
     app.state.inspector = Inspector(settings)
     app.state.renderer = Renderer(store, settings)
+    app.state.checkup = health.Checkup(store, settings, workers)
+    app.state.event_streams = Places(settings.max_event_streams, "max_event_streams")
     app.state.workers = workers
     app.state.stopping = threading.Event()
     # Routes are tried in this order.
@@ -107,6 +110,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     await anyio.to_thread.run_sync(housekeeper.stop)
     if workers is not None:
         await anyio.to_thread.run_sync(workers.stop)
+    app.state.renderer.close()
     app.state.jobs.close()
     app.state.store.close()
 
@@ -149,21 +153,6 @@ def _marked(send: Send) -> Send:
     return marked
 
 
-class Server(uvicorn.Server):
-    """Uvicorn that, when asked to stop, first ends what would otherwise never end."""
-
-    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
-        super().__init__(config)
-        self._state = app.state
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Called on SIGTERM and SIGINT."""
-        self._state.stopping.set()
-        if self._state.workers is not None:
-            self._state.workers.ask_to_stop()
-        super().handle_exit(sig, frame)
-
-
 def _warn_if_open(host: str) -> None:
     try:
         private = ipaddress.ip_address(host).is_loopback
@@ -177,20 +166,18 @@ def _warn_if_open(host: str) -> None:
 
 
 def serve(settings: Settings) -> None:
-    """Run the service until SIGTERM or Ctrl-C. Raises Conflict when the data folder is in use."""
+    """Run the service until SIGTERM or Ctrl-C.
+
+    Raises Conflict when the data folder is in use, or the system does not allow as many connections as the
+    settings do.
+    """
+    require_descriptors(settings)
     with lock_folder(settings.data, "server.lock"):
         app = create_app(settings, EmbeddedWorkers(settings) if settings.embedded_workers else None)
         app.state.store.adopt_old_checkpoints()
         # Forms are spooled by a library; they too stay on the disk that holds the data.
         tempfile.tempdir = str(app.state.store.blobs.spool)
         _warn_if_open(settings.host)
-        config = uvicorn.Config(
-            app,
-            host=settings.host,
-            port=settings.port,
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=settings.shutdown_seconds,
-        )
-        Server(config, app).run()
+        # What has been imported stays: to look for garbage in it stops the server for tenths of a second.
+        gc.freeze()
+        Server(app, settings).run()

@@ -13,6 +13,7 @@ CROSS_ORIGIN: Final = {
     "Access-Control-Allow-Origin": "*",
     "Access-Control-Expose-Headers": "ETag, Link",
 }
+FOR_EVER: Final = "public, max-age=31536000, immutable"
 READ_METHODS: Final = "GET, HEAD, OPTIONS"
 
 
@@ -22,6 +23,11 @@ def content_etag(content: bytes, media_type: str) -> str:
     return f'"{digest.hexdigest()}"'
 
 
+def kept_for(seconds: int) -> str:
+    """The `Cache-Control` of what anybody may keep for so long without asking again."""
+    return f"public, max-age={seconds}"
+
+
 def headers_for(etag: str, cache_control: str, **more: str) -> dict[str, str]:
     """What every readable answer says about itself; keyword arguments are further headers."""
     return {"ETag": etag, "Cache-Control": cache_control, **more, **CROSS_ORIGIN}
@@ -29,7 +35,7 @@ def headers_for(etag: str, cache_control: str, **more: str) -> dict[str, str]:
 
 def bodiless(request: Request, media_type: str, headers: dict[str, str]) -> Response | None:
     """The answer to HEAD, or to a client that has the content already; None when it needs it."""
-    if _has_already(request, headers["ETag"]):
+    if has_already(request, headers["ETag"]):
         return Response(status_code=304, headers=headers)
     if request.method != "HEAD":
         return None
@@ -39,7 +45,7 @@ def bodiless(request: Request, media_type: str, headers: dict[str, str]) -> Resp
     return response
 
 
-def _has_already(request: Request, etag: str) -> bool:
+def has_already(request: Request, etag: str) -> bool:
     """Whether `If-None-Match` names `etag`, by the weak comparison that RFC 9110 asks for."""
     known = request.headers.get("if-none-match", "")
     return any(tag.strip().removeprefix("W/") in (etag, "*") for tag in known.split(","))

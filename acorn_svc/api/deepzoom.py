@@ -19,7 +19,7 @@ from acorn_svc.api.caching import (
     allowed,
     bodiless,
 )
-from acorn_svc.api.dependencies import PathRoute, SceneId
+from acorn_svc.api.dependencies import PathRoute, SceneName
 from acorn_svc.api.errors import documented
 from acorn_svc.api.rendering import RendererDep, View, get_renderer
 from acorn_svc.api.rendition import MEDIA_TYPES, Format, Region, Rendition, Size, default_quality
@@ -44,7 +44,7 @@ pictures = APIRouter(tags=["Deep Zoom"], route_class=PathRoute)
     response_class=Response,
     responses={200: {"content": {XML: {}}}, **documented(404)},
 )
-async def descriptor(id: SceneId, request: Request, renderer: RendererDep) -> Response:
+async def descriptor(id: SceneName, request: Request, renderer: RendererDep) -> Response:
     """Size, tile size and format of an image, as XML."""
     view = await renderer.view(id)
     content = _descriptor(view).encode()
@@ -63,7 +63,7 @@ async def descriptor(id: SceneId, request: Request, renderer: RendererDep) -> Re
     },
 )
 async def tile(
-    id: SceneId,
+    id: SceneName,
     level: str,
     tile: str,
     request: Request,

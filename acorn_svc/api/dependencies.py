@@ -46,6 +46,13 @@ SettingsDep = Annotated[Settings, Depends(get_settings)]
 JobQueueDep = Annotated[JobQueue, Depends(get_jobs)]
 InspectorDep = Annotated[Inspector, Depends(get_inspector)]
 SceneId = Annotated[str, Path(description="The scene's id.", examples=["01jd3x7k5v9m2q4r8t6w0y1z3b"])]
+SceneName = Annotated[
+    str,
+    Path(
+        description="The scene's id, for its newest version, or `{id}-{version}`, for ever that one.",
+        examples=["01jd3x7k5v9m2q4r8t6w0y1z3b", "01jd3x7k5v9m2q4r8t6w0y1z3b-7"],
+    ),
+]
 
 
 def find_scene(id: SceneId, store: StoreDep) -> Scene:

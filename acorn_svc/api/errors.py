@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from http import HTTPStatus
 from typing import Any
 
@@ -10,10 +11,11 @@ import psycopg
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, RedirectResponse
 from pydantic import BaseModel, Field
 from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from acorn_svc.api.caching import CROSS_ORIGIN
 from acorn_svc.errors import (
@@ -21,9 +23,12 @@ from acorn_svc.errors import (
     BadInput,
     BadRequest,
     Conflict,
+    HeaderTooLarge,
     InsufficientStorage,
     NotFound,
+    OtherVersion,
     TooManyBytes,
+    TooSlow,
     Unavailable,
     UnsupportedMedia,
 )
@@ -32,10 +37,12 @@ from acorn_svc.errors import (
 STATUS: dict[type[AcornError], int] = {
     BadRequest: 400,
     NotFound: 404,
+    TooSlow: 408,
     Conflict: 409,
     TooManyBytes: 413,
     UnsupportedMedia: 415,
     BadInput: 422,
+    HeaderTooLarge: 431,
     AcornError: 500,
     Unavailable: 503,
     InsufficientStorage: 507,
@@ -47,6 +54,10 @@ MESSAGES = {
     404: "There is nothing at this address.",
     405: "This address doesn't take this method.",
 }
+
+NOT_KEPT = "no-store"
+# In a path, the version of a scene, after its id.
+VERSION = re.compile("(/[0-9a-z]{26})-[0-9]+")
 
 log = structlog.get_logger()
 
@@ -72,11 +83,13 @@ class ErrorBody(BaseModel):
 DESCRIPTIONS = {
     400: "A parameter cannot be understood.",
     404: "There is no scene with this id, or it has nothing to show yet.",
+    408: "The request arrives too slowly.",
     409: "The scene's status doesn't allow this.",
     413: "The body is too large.",
     415: "The file is of a kind that Acorn doesn't read.",
     416: "The range lies outside the file.",
     422: "The data cannot be used, or is larger than a limit allows.",
+    431: "The header is too large.",
     503: "Too busy; `Retry-After` says when to ask again.",
     507: "The disk is full.",
 }
@@ -90,6 +103,8 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
 def install(app: FastAPI) -> None:
     """Let `app` answer every error in the one shape."""
     app.add_exception_handler(AcornError, _acorn_error)
+    app.add_exception_handler(OtherVersion, _other_version)
+    app.add_exception_handler(ClientDisconnect, _gone)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(OSError, _storage_error)
@@ -118,12 +133,24 @@ def _answer(
 ) -> JSONResponse:
     detail = ErrorDetail(code=code, message=message, limit=limit, value=value)
     content = ErrorBody(error=detail).model_dump()
-    return JSONResponse(content, status, {**CROSS_ORIGIN, **(headers or {})})
+    return JSONResponse(content, status, {"Cache-Control": NOT_KEPT, **CROSS_ORIGIN, **(headers or {})})
 
 
 async def _acorn_error(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, AcornError)
     return answer(error)
+
+
+async def _other_version(request: Request, _error: Exception) -> RedirectResponse:
+    """Lead to the same of the version that there is now: to the address without a version."""
+    path, query = request.scope["path"], request.url.query
+    address = VERSION.sub(r"\1", path, count=1) + (f"?{query}" if query else "")
+    return RedirectResponse(address, headers={"Cache-Control": NOT_KEPT, **CROSS_ORIGIN})
+
+
+async def _gone(_request: Request, _error: Exception) -> JSONResponse:
+    """Nobody reads this; it isn't worth a line in the log."""
+    return answer(Unavailable("The client has gone."))
 
 
 async def _invalid(_request: Request, error: Exception) -> JSONResponse:

@@ -14,6 +14,7 @@ from pydantic_core import to_json
 
 from acorn_svc.api.dependencies import SceneDep, StoreDep
 from acorn_svc.api.errors import documented
+from acorn_svc.api.gate import BoundedStream, Places
 from acorn_svc.api.scenes import Show, ShowDep, seconds_left
 from acorn_svc.errors import NotFound
 from acorn_svc.jobs import life
@@ -23,7 +24,7 @@ LOOK_SECONDS: Final = 0.25
 SILENCE_SECONDS: Final = 15.0
 MAX_EVENT_DIGITS: Final = 18
 # Proxies must neither keep the stream nor hold it back.
-HEADERS: Final = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+HEADERS: Final[dict[str, str]] = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 router = APIRouter(tags=["Scenes"])
 
@@ -34,7 +35,7 @@ router = APIRouter(tags=["Scenes"])
     response_class=Response,
     responses={
         200: {"content": {EventSourceResponse.media_type: {}}, "description": "The events."},
-        **documented(404),
+        **documented(404, 503),
     },
 )
 async def follow(
@@ -45,15 +46,18 @@ async def follow(
     last_event_id: Annotated[
         str | None, Header(description="The last event the client has; later ones are sent.")
     ] = None,
-) -> EventSourceResponse:
+) -> Response:
     """A stream of `text/event-stream` that ends when the job is over, however it ended.
 
     - `scene`: the scene as `GET /scenes/{id}` shows it; at once, and whenever it changes.
     - `progress`: `id`, `version`, `status`, `seconds_left`, and the members of the scene's `progress`;
       first those of the past, so that a curve can be drawn, then each as it comes.
     """
+    places: Places = request.app.state.event_streams
+    places.require_room()
     follower = await anyio.to_thread.run_sync(Follower, store, scene, show, _position(last_event_id))
-    return EventSourceResponse(_stream(follower, request.app.state.stopping), headers=HEADERS)
+    events = _stream(follower, request.app.state.stopping)
+    return BoundedStream(places, events, HEADERS, EventSourceResponse.media_type)
 
 
 class Follower:

@@ -10,7 +10,7 @@ from fastapi import Request, Response
 from fastapi.responses import FileResponse
 from starlette.exceptions import HTTPException
 
-from acorn_svc.api.caching import CROSS_ORIGIN
+from acorn_svc.api.caching import has_already, headers_for
 from acorn_svc.errors import Unavailable
 
 # Ranges of several parts cost more than they are worth; a longer header is not looked at.
@@ -20,8 +20,8 @@ MEDIA_TYPE = "application/octet-stream"
 
 def file_response(request: Request, find: Callable[[], Path], name: str, etag: str) -> Response:
     """The file that `find` gives as a download called `name`: 200, 206 for one range, 304, or 416."""
-    headers = {"ETag": etag, "Cache-Control": "no-cache", **CROSS_ORIGIN}
-    if etag in request.headers.get("if-none-match", ""):
+    headers = headers_for(etag, "no-cache")
+    if has_already(request, etag):
         return Response(status_code=304, headers=headers)
     try:
         path = find()

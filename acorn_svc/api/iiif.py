@@ -19,7 +19,7 @@ from acorn_svc.api.caching import (
     content_etag,
     headers_for,
 )
-from acorn_svc.api.dependencies import PathRoute, SceneId
+from acorn_svc.api.dependencies import PathRoute, SceneName
 from acorn_svc.api.errors import documented
 from acorn_svc.api.iiif_syntax import Limits, Picture, parse
 from acorn_svc.api.rendering import RendererDep, View, get_renderer
@@ -61,7 +61,7 @@ pictures = APIRouter(tags=["IIIF"], route_class=PathRoute)
     response_class=RedirectResponse,
     responses=documented(404),
 )
-async def redirect(id: SceneId, renderer: RendererDep, base: BaseDep) -> Response:
+async def redirect(id: SceneName, renderer: RendererDep, base: BaseDep) -> Response:
     """The base URI of an image leads to its description."""
     picture_of(await renderer.view(id))
     return RedirectResponse(f"{base}iiif/{id}/info.json", 303, dict(CROSS_ORIGIN))
@@ -73,7 +73,7 @@ async def redirect(id: SceneId, renderer: RendererDep, base: BaseDep) -> Respons
     summary="Describe an image to IIIF clients",
     responses={200: {"content": {JSON_LD: {}}}, **documented(404)},
 )
-async def info(id: SceneId, request: Request, renderer: RendererDep, base: BaseDep) -> Response:
+async def info(id: SceneName, request: Request, renderer: RendererDep, base: BaseDep) -> Response:
     """Size, tiles and abilities, as IIIF Image API 3.0, section 5 has it.
 
     Answers as `application/ld+json` to clients that accept it, otherwise as `application/json`.
@@ -96,7 +96,7 @@ async def info(id: SceneId, request: Request, renderer: RendererDep, base: BaseD
     response_class=Response,
 )
 async def image(
-    id: SceneId,
+    id: SceneName,
     region: str,
     size: str,
     rotation: str,

@@ -6,21 +6,18 @@ one client at a time, and no further when that client leaves.
 
 from __future__ import annotations
 
-import asyncio
-import threading
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Query, Request, Response
-from fastapi.responses import StreamingResponse
 
 from acorn_svc.api.caching import allowed, bodiless
-from acorn_svc.api.dependencies import SceneId
+from acorn_svc.api.dependencies import SceneName
 from acorn_svc.api.errors import documented
-from acorn_svc.api.rendering import Renderer, RendererDep, View, continued
-from acorn_svc.errors import LimitExceeded, Unavailable
-from acorn_svc.field.kinds import AnyField, as_shape
+from acorn_svc.api.gate import BoundedStream, GoOn, alone, continued
+from acorn_svc.api.rendering import Opened, Renderer, RendererDep, View
+from acorn_svc.errors import LimitExceeded
+from acorn_svc.field.kinds import as_shape
 from acorn_svc.field.shading import UpAxis, picture
 from acorn_svc.formats.images import encode_image
 from acorn_svc.formats.mesh_files import MeshEncoding, stream_mesh
@@ -34,7 +31,6 @@ MEDIA_TYPES: Final[dict[MeshEncoding, str]] = {
 WEBP: Final = "image/webp"
 THUMBNAIL_SIDE: Final = 256
 LEAST_RESOLUTION: Final = 8
-LOOK_SECONDS: Final = 0.25
 
 router = APIRouter(tags=["Shapes"])
 
@@ -51,7 +47,7 @@ router = APIRouter(tags=["Shapes"])
     },
 )
 async def mesh(
-    id: SceneId,
+    id: SceneName,
     request: Request,
     renderer: RendererDep,
     resolution: Annotated[
@@ -84,7 +80,7 @@ async def mesh(
     responses={200: {"content": {WEBP: {}}}, **documented(400, 404, 422, 503)},
 )
 async def thumbnail(
-    id: SceneId,
+    id: SceneName,
     request: Request,
     renderer: RendererDep,
     up: Annotated[UpAxis, Query(description="The axis that points up.")] = "y",
@@ -93,8 +89,8 @@ async def thumbnail(
     view = await renderer.view(id)
     view.require_shape()
 
-    def work(field: AnyField) -> bytes:
-        return encode_image(picture(as_shape(field), THUMBNAIL_SIDE, up), "webp")
+    def work(opened: Opened) -> bytes:
+        return encode_image(picture(as_shape(opened.field), THUMBNAIL_SIDE, up), "webp")
 
     return await renderer.answer(request, view, ("thumbnail", up), work, WEBP)
 
@@ -113,35 +109,14 @@ async def _file(
     name = {"Content-Disposition": f'attachment; filename="{view.scene.id}.{file_format}"'}
     if answer := bodiless(request, media_type, view.headers(**name)):
         return answer
-    gone = threading.Event()
+    renderer.streams.require_room()
 
-    def go_on(_done: float) -> None:
-        if gone.is_set():
-            raise Unavailable("The client has gone.")
-
-    def begin() -> tuple[View, Iterator[bytes], bytes]:
+    def begin(go_on: GoOn) -> tuple[View, Iterator[bytes], bytes]:
         newest, field = renderer.open_shape(view)
         chunks = stream_mesh(field.mesh_parts(resolution, go_on), file_format, renderer.spool)
         return newest, chunks, next(chunks)
 
     # What can go wrong goes wrong here, while there is still a status to say it with.
-    async with _watched(request, gone):
-        newest, chunks, first = await renderer.extractions.run(begin, request)
+    newest, chunks, first = await alone(request, renderer.extractions.run(begin))
     content = continued(first, renderer.extractions.steps(chunks))
-    return StreamingResponse(content, media_type=media_type, headers=newest.headers(**name))
-
-
-@asynccontextmanager
-async def _watched(request: Request, gone: threading.Event) -> AsyncIterator[None]:
-    """Sets `gone` when the client leaves in the meantime."""
-
-    async def watch() -> None:
-        while not await request.is_disconnected():
-            await asyncio.sleep(LOOK_SECONDS)
-        gone.set()
-
-    watcher = asyncio.create_task(watch())
-    try:
-        yield
-    finally:
-        watcher.cancel()
+    return BoundedStream(renderer.streams, content, newest.headers(**name), media_type)

@@ -21,6 +21,7 @@ from pydantic import Field as Rule
 from acorn_svc.api.caching import CROSS_ORIGIN, allowed
 from acorn_svc.api.dependencies import SceneId
 from acorn_svc.api.errors import documented
+from acorn_svc.api.gate import GoOn, alone
 from acorn_svc.api.rendering import Renderer, RendererDep, View
 from acorn_svc.errors import BadRequest, LimitExceeded, UnsupportedMedia
 
@@ -28,6 +29,7 @@ BINARY: Final = "application/octet-stream"
 JSON: Final = "application/json"
 FLOAT_BYTES: Final = 4
 MAX_PIXEL_SIZE: Final = 1_000_000.0
+POINTS_AT_ONCE: Final = 100_000
 
 Points = NDArray[np.float64]
 PixelSize = Annotated[
@@ -178,17 +180,27 @@ async def _values(
     if len(points) > most:
         raise LimitExceeded("Too many points.", limit="max_query_points", value=most)
     _check(points, view)
-    return await renderer.gate.run(_look_up(points, size, view, renderer), request)
+    return await alone(request, renderer.gate.run(_look_up(points, size, view, renderer)))
 
 
 def _look_up(
     points: Points, size: float, view: View, renderer: Renderer
-) -> Callable[[], NDArray[np.float32]]:
+) -> Callable[[GoOn], NDArray[np.float32]]:
     if view.is_shape:
-        return lambda: renderer.open_shape(view)[1].query(points, size)
+        return lambda go_on: _in_parts(renderer.open_shape(view)[1].query, points, size, go_on)
     if len(points) == 0:
-        return lambda: np.empty((0, view.image.channels), np.float32)
-    return lambda: renderer.open_image(view)[1].query(points, size)
+        return lambda _: np.empty((0, view.image.channels), np.float32)
+    return lambda go_on: _in_parts(renderer.open_image(view)[1].query, points, size, go_on)
+
+
+def _in_parts(
+    query: Callable[[Points, float], NDArray[np.float32]], points: Points, size: float, go_on: GoOn
+) -> NDArray[np.float32]:
+    values = []
+    for start in range(0, max(1, len(points)), POINTS_AT_ONCE):
+        values.append(query(points[start : start + POINTS_AT_ONCE], size))
+        go_on()
+    return np.concatenate(values)
 
 
 def _check(points: Points, view: View) -> None:

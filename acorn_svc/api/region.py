@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from typing import Annotated, Final, Literal
 
 from fastapi import APIRouter, Query, Request, Response
-from fastapi.responses import StreamingResponse
 
 from acorn_svc.api.caching import allowed, bodiless
-from acorn_svc.api.dependencies import SceneId
+from acorn_svc.api.dependencies import SceneName
 from acorn_svc.api.errors import documented
-from acorn_svc.api.rendering import Renderer, RendererDep, View, continued
+from acorn_svc.api.gate import BoundedStream, GoOn, alone, continued
+from acorn_svc.api.rendering import Renderer, RendererDep, View
 from acorn_svc.errors import BadRequest, LimitExceeded
 from acorn_svc.field.model import Field
 from acorn_svc.formats.strips import stream_png, stream_tiff
@@ -57,7 +57,7 @@ class Export:
     },
 )
 async def region(
-    id: SceneId,
+    id: SceneName,
     request: Request,
     renderer: RendererDep,
     region: Annotated[
@@ -122,15 +122,17 @@ async def _file(
     if answer := bodiless(request, media_type, view.headers()):
         return answer
 
-    def begin() -> tuple[View, Iterator[bytes], bytes]:
+    renderer.streams.require_room()
+
+    def begin(_go_on: GoOn) -> tuple[View, Iterator[bytes], bytes]:
         newest, field = renderer.open_image(view)
         chunks = _chunks(field, export, file_format)
         return newest, chunks, next(chunks)
 
     # What can go wrong goes wrong here, while there is still a status to say it with.
-    newest, chunks, first = await renderer.gate.run(begin, request)
+    newest, chunks, first = await alone(request, renderer.gate.run(begin))
     content = continued(first, renderer.gate.steps(chunks))
-    return StreamingResponse(content, media_type=media_type, headers=newest.headers())
+    return BoundedStream(renderer.streams, content, newest.headers(), media_type)
 
 
 def _chunks(field: Field, export: Export, file_format: FileFormat) -> Iterator[bytes]:

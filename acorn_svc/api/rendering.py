@@ -1,8 +1,11 @@
-"""Where pictures are made: open fields, finished tiles, and who may render when.
+"""Where pictures are made: open fields and finished tiles.
 
-    request ─▶ Gate (at most `max_in_flight_renders` work, at most `render_queue` wait, else 503)
-            ─▶ Renderer.open (an LRU cache of open fields by scene and version)
-            ─▶ rendition.encode ─▶ an LRU cache of encoded pictures
+    request ─▶ view (the scene at this moment) ─▶ an LRU cache of encoded pictures
+            ─▶ gate (who may render when) ─▶ Renderer.open (an LRU cache of open fields)
+            ─▶ rendition.encode
+
+An address names a scene by its id, and then shows the newest version, or by its id and a version,
+`{id}-{version}`: what it shows never changes, so that of a finished scene it may be kept for ever.
 
 One `Renderer` lives in `app.state.renderer` from start to end of the server. Its caches are bounded
 by bytes and are safe to use from several threads.
@@ -14,20 +17,20 @@ import math
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Hashable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Final, Generic, TypeVar, cast
+from typing import Annotated, Final, Generic, TypeVar
 
-import anyio
 import anyio.to_thread
 import torch
 from fastapi import Depends, Request, Response
 
 from acorn_svc import __version__
-from acorn_svc.api.caching import bodiless, headers_for
+from acorn_svc.api.caching import FOR_EVER, bodiless, headers_for, kept_for
+from acorn_svc.api.gate import Flights, Gate, GoOn, Places
 from acorn_svc.api.rendition import MEDIA_TYPES, Rendition, encode
-from acorn_svc.errors import BadRequest, NotFound, Unavailable
+from acorn_svc.errors import BadRequest, NotFound, OtherVersion, Unavailable
 from acorn_svc.field.kinds import AnyField, as_image, as_shape
 from acorn_svc.field.model import Field
 from acorn_svc.field.shape import ShapeField
@@ -39,13 +42,17 @@ K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 T = TypeVar("T")
 
-SCENE_ID: Final = re.compile("[0-9a-z]{26}")
+SCENE_NAME: Final = re.compile("([0-9a-z]{26})(?:-([1-9][0-9]{0,8}))?")
 # Features as 32-bit floats, what is derived from them when a field is read, and its index: 21 bytes
 # were measured.
 BYTES_PER_PARAMETER: Final = 24
 # The finest blocks are there one by one: their leaf, and their sign at every scale.
 BYTES_PER_FINEST_BLOCK: Final = 16
-READY_SECONDS: Final = 86_400
+# Paths of pictures that were given to somebody lately.
+PICTURE: Final = re.compile(rb"/(?:iiif|dzi|tiles3d)/[^?#]*\.(?:jpg|png|webp|tif|glb|subtree)(?=[?#]|$)")
+PATH_CACHE_BYTES: Final = 1 << 23
+BYTES_PER_PATH: Final = 200  # beside the path itself
+READY_SECONDS: Final = 300
 CHANGING_SECONDS: Final = 2
 OPEN_ATTEMPTS: Final = 5
 
@@ -85,70 +92,6 @@ class Cache(Generic[K, V]):
         return self._used
 
 
-class Gate:
-    """Lets `width` renders work at the same time and `queue` more wait, for `patience` seconds."""
-
-    def __init__(self, width: int, queue: int, patience: float) -> None:
-        self._places = anyio.Semaphore(width)
-        self._threads = anyio.CapacityLimiter(width)
-        self._queue = queue
-        self._patience = patience
-
-    async def run(self, work: Callable[[], T], request: Request) -> T:
-        """`work` in a thread, as soon as there is a place.
-
-        Raises Unavailable when too many wait, or after too long a wait, or when the client that
-        sent `request` has gone in the meantime.
-        """
-        if self._places.statistics().tasks_waiting >= self._queue:
-            raise Unavailable("Too many renders wait.", limit="render_queue", value=self._queue)
-        try:
-            with anyio.fail_after(self._patience):
-                await self._places.acquire()
-        except TimeoutError:
-            raise Unavailable(
-                "The render had to wait too long.",
-                limit="render_wait_seconds",
-                value=self._patience,
-            ) from None
-        try:
-            if await request.is_disconnected():
-                raise Unavailable("The client has gone.")
-            return await anyio.to_thread.run_sync(work, limiter=self._threads)
-        finally:
-            self._places.release()
-
-    async def steps(self, source: Iterator[T]) -> AsyncIterator[T]:
-        """The items of `source`, each made in a thread when there is a place.
-
-        Between two items the place is free for others, so a slow client holds nobody up. When the
-        consumer stops, or is cancelled, so does `source`.
-        """
-        end = object()
-        try:
-            while True:
-                async with self._places:
-                    item = await anyio.to_thread.run_sync(next, source, end, limiter=self._threads)
-                if item is end:
-                    return
-                yield cast(T, item)
-        finally:
-            _close(source)
-
-
-async def continued(first: T, rest: AsyncIterator[T]) -> AsyncIterator[T]:
-    """`first` and then `rest`."""
-    yield first
-    async for item in rest:
-        yield item
-
-
-def _close(source: Iterator[object]) -> None:
-    close = getattr(source, "close", None)
-    if close is not None:
-        close()
-
-
 @dataclass(frozen=True)
 class Extent:
     """What an image is, in pixels."""
@@ -160,10 +103,14 @@ class Extent:
 
 @dataclass(frozen=True)
 class View:
-    """A scene that can be looked at: what is known of it, and its newest snapshot at this moment."""
+    """A scene that can be looked at: what is known of it, and its newest snapshot at this moment.
+
+    `pinned`: the address named this version, and nothing else may be shown in its place.
+    """
 
     scene: SceneHead
     snapshot: Snapshot
+    pinned: bool = False
 
     @property
     def key(self) -> tuple[str, int]:
@@ -189,13 +136,36 @@ class View:
             raise BadRequest("This scene is an image, which has no surface; ask for a picture of it.")
 
     def headers(self, **more: str) -> dict[str, str]:
-        """Of an answer made from this view alone: short-lived while the fit goes on.
+        """Of an answer made from this view alone: short-lived, but for a version of a finished scene.
 
         Its ETag changes with what is to be seen, and with the program that renders it.
         """
-        seconds = READY_SECONDS if self.scene.status == Status.READY else CHANGING_SECONDS
         etag = f'"{self.snapshot.version}-{__version__}"'
-        return headers_for(etag, f"public, max-age={seconds}", **more)
+        return headers_for(etag, self._lifetime(), **more)
+
+    def _lifetime(self) -> str:
+        if self.scene.status != Status.READY:
+            return kept_for(CHANGING_SECONDS)
+        return FOR_EVER if self.pinned else kept_for(READY_SECONDS)
+
+    def renewed(self, newest: View) -> View:
+        """`newest`, of the same scene, for whoever asked for this; raises OtherVersion if it won't do."""
+        if self.pinned and newest.snapshot.version != self.snapshot.version:
+            raise OtherVersion("The scene shows another version now.")
+        return replace(newest, pinned=self.pinned)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An open field, the view that it shows, and whether to go on making something of it."""
+
+    view: View
+    field: AnyField
+    go_on: GoOn
+
+
+# Makes the bytes of an answer, in a thread.
+Work = Callable[[Opened], bytes]
 
 
 class Renderer:
@@ -206,13 +176,18 @@ class Renderer:
         # other, more than ten times longer while a fit keeps the cores busy.
         torch.set_num_threads(1)
         self.settings = settings
-        self.gate = Gate(settings.max_in_flight_renders, settings.render_queue, settings.render_wait_seconds)
-        # A mesh takes all the time that it needs: one at a time, so that pictures go on.
-        self.extractions = Gate(1, settings.render_queue, settings.render_wait_seconds)
+        queue, patience = settings.render_queue, settings.render_wait_seconds
+        self.gate = Gate(
+            settings.max_in_flight_renders, queue, patience, settings.render_seconds, "render_seconds"
+        )
+        # A mesh takes long: one at a time, so that pictures go on.
+        self.extractions = Gate(1, queue, patience, settings.mesh_seconds, "mesh_seconds")
+        self.streams = Places(settings.max_streams, "max_streams")
         self._store = store
         self._fields: Cache[tuple[str, int], AnyField] = Cache(settings.field_cache_bytes)
         self._results: Cache[Hashable, bytes] = Cache(settings.tile_cache_bytes)
-        self._making: dict[Hashable, anyio.Event] = {}
+        self._making: Flights[tuple[View, bytes]] = Flights()
+        self._paths: Cache[bytes, bool] = Cache(PATH_CACHE_BYTES)
         self._opening = threading.Lock()
 
     @property
@@ -220,15 +195,41 @@ class Renderer:
         """The folder for temporary files, on the disk that holds the data."""
         return self._store.blobs.spool
 
-    async def view(self, scene_id: str) -> View:
-        """The scene as it looks now; raises NotFound."""
-        if not SCENE_ID.fullmatch(scene_id):
+    @property
+    def _is_crowded(self) -> bool:
+        return not self.gate.has_room(coming=len(self._making))
+
+    def refuses(self, url: bytes) -> bool:
+        """Whether what is at `url`, as it was sent, need not be looked at: there is no room to render it.
+
+        Taking a request apart costs more than answering it. A crowd would take the time away from those who
+        are let in; what nobody has been given lately is not in the cache, or is worth asking for again.
+        """
+        if not self._is_crowded:
+            return False
+        match = PICTURE.match(url)
+        return match is not None and self._paths.get(match[0]) is None
+
+    async def view(self, name: str) -> View:
+        """The scene `{id}`, or `{id}-{version}`, as it looks now.
+
+        Raises NotFound, and OtherVersion when the scene shows another version.
+        """
+        match = SCENE_NAME.fullmatch(name)
+        if not match:
             raise NotFound("There is no such scene.")
+        scene_id, version = match.groups()
         try:
             scene = self._store.head_now(scene_id)
         except BlockingIOError:
-            return await anyio.to_thread.run_sync(self._view, scene_id)
-        return View(scene, self._store.snapshot_of(scene))
+            view = await anyio.to_thread.run_sync(self._view, scene_id)
+        else:
+            view = View(scene, self._store.snapshot_of(scene))
+        if version is None:
+            return view
+        if int(version) != view.snapshot.version:
+            raise OtherVersion("The scene shows another version now.")
+        return replace(view, pinned=True)
 
     def _view(self, scene_id: str) -> View:
         scene = self._store.head(scene_id)
@@ -237,8 +238,8 @@ class Renderer:
     async def respond(self, request: Request, view: View, rendition: Rendition, **headers: str) -> Response:
         """The picture as an answer to `request`, with `headers` added. Raises as Gate.run and open."""
 
-        def render(field: AnyField) -> bytes:
-            return encode(as_image(field), rendition)
+        def render(opened: Opened) -> bytes:
+            return encode(as_image(opened.field), rendition, opened.go_on)
 
         media_type = MEDIA_TYPES[rendition.format]
         return await self.answer(request, view, rendition, render, media_type, **headers)
@@ -248,7 +249,7 @@ class Renderer:
         request: Request,
         view: View,
         what: Hashable,
-        work: Callable[[AnyField], bytes],
+        work: Work,
         media_type: str,
         **headers: str,
     ) -> Response:
@@ -256,35 +257,36 @@ class Renderer:
         if answer := bodiless(request, media_type, view.headers(**headers)):
             return answer
         newest, content = await self.make(view, what, work, request)
+        path: bytes = request.scope["raw_path"]
+        self._paths.put(path, True, len(path) + BYTES_PER_PATH)
         return Response(content, 200, newest.headers(**headers), media_type)
 
-    async def make(
-        self, view: View, what: Hashable, work: Callable[[AnyField], bytes], request: Request
-    ) -> tuple[View, bytes]:
+    async def make(self, view: View, what: Hashable, work: Work, request: Request) -> tuple[View, bytes]:
         """What `work` makes of the view's field, and the view that it shows; see `open`.
 
         Kept under the name `what`, and made once for all who ask at the same time. Raises as Gate.run, open
         and `work`.
         """
         key = view.key, what
-        while (known := self._results.get(key)) is None:
-            if (made := self._making.get(key)) is not None:
-                await made.wait()  # should its maker fail or leave, the next one in turn makes it
-                continue
-            made = self._making[key] = anyio.Event()
-            try:
-                newest, content = await self.gate.run(lambda: self._work(view, what, work), request)
-            finally:
-                del self._making[key]
-                made.set()
-            self._results.put((newest.key, what), content, len(content))
-            return newest, content
-        return view, known
+        known = self._results.get(key)
+        if known is not None:
+            return view, known
+        if key not in self._making and self._is_crowded:
+            raise self.gate.full()
+        anybodys = replace(view, pinned=False)
+        making = self._making.join(request, key, lambda: self._make(anybodys, what, work))
+        newest, content = await making
+        return view.renewed(newest), content
 
-    def _work(self, view: View, what: Hashable, work: Callable[[AnyField], bytes]) -> tuple[View, bytes]:
-        newest, field = self.open(view)
-        known = self._results.get((newest.key, what))
-        return newest, work(field) if known is None else known
+    async def _make(self, view: View, what: Hashable, work: Work) -> tuple[View, bytes]:
+        def in_thread(go_on: GoOn) -> tuple[View, bytes]:
+            newest, field = self.open(view)
+            known = self._results.get((newest.key, what))
+            return newest, work(Opened(newest, field, go_on)) if known is None else known
+
+        newest, content = await self.gate.run(in_thread)
+        self._results.put((newest.key, what), content, len(content))
+        return newest, content
 
     def open_image(self, view: View) -> tuple[View, Field]:
         """As `open`, for an image; raises BadRequest for a shape."""
@@ -301,14 +303,20 @@ class Renderer:
         replaced since it was looked up, as happens to those who wait while a fit goes on.
 
         Blocks while the field is read, so call it in a thread. Raises NotFound when the scene has been
-        deleted, and Unavailable when one snapshot after the other is replaced.
+        deleted, Unavailable when one snapshot after the other is replaced, and OtherVersion when that of a
+        pinned view is.
         """
         for _ in range(OPEN_ATTEMPTS):
             try:
                 return view, self._field(view)
             except FileNotFoundError:
-                view = self._view(view.scene.id)
+                view = view.renewed(self._view(view.scene.id))
         raise Unavailable("This scene changes too fast; ask again.", retry_after=1)
+
+    def close(self) -> None:
+        """Take no more work."""
+        self.gate.close()
+        self.extractions.close()
 
     def _field(self, view: View) -> AnyField:
         known = self._fields.get(view.key)

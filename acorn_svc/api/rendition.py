@@ -6,6 +6,7 @@ here. Arrays are [y, x, channel], uint8 or uint16, alpha straight.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final, Literal, cast, get_args
@@ -70,11 +71,15 @@ def default_quality(channels: int) -> Quality:
     return "color" if channels >= RGB_CHANNELS else "gray"
 
 
-def encode(field: Field, rendition: Rendition) -> bytes:
-    """The picture as the bytes of an image file."""
+def encode(field: Field, rendition: Rendition, go_on: Callable[[], object] = lambda: None) -> bytes:
+    """The picture as the bytes of an image file; `go_on` is called between strips and may raise."""
     region = rendition.region
     box = (float(region.x), float(region.y), float(region.width), float(region.height))
-    pixels = field.render(box, rendition.size)
+    strips = []
+    for strip in field.render_strips(box, rendition.size):
+        strips.append(strip)
+        go_on()
+    pixels = np.concatenate(strips)
     if rendition.mirrored:
         pixels = pixels[:, ::-1]
     pixels = rotated(pixels, rendition.rotation, transparent=rendition.format != "jpg")

@@ -31,6 +31,7 @@ from acorn_svc.api.dependencies import (
 )
 from acorn_svc.api.errors import documented
 from acorn_svc.api.files import file_response
+from acorn_svc.api.gate import alone
 from acorn_svc.api.rendering import RendererDep
 from acorn_svc.api.uploads import receive, spooled
 from acorn_svc.errors import BadRequest
@@ -157,7 +158,11 @@ class SceneProgress(BaseModel):
 
 
 class SceneLinks(BaseModel):
-    """Where everything about the scene is, as absolute URLs."""
+    """Where everything about the scene is, as absolute URLs.
+
+    Of a scene that is ready, those of what it looks like have its version in them: what is there never
+    changes, and may be kept for ever.
+    """
 
     self: str
     events: str
@@ -298,17 +303,20 @@ COLUMNS = {column.key for column in Scene.__table__.columns} - {"progress", "sha
 
 
 def _links(scene: Scene, base: str) -> SceneLinks:
-    own, iiif = f"{base}scenes/{scene.id}", f"{base}iiif/{scene.id}"
+    own = f"{base}scenes/{scene.id}"
+    # What a finished scene looks like may be kept for ever, under an address with its version.
+    name = f"{scene.id}-{scene.version}" if scene.status == Status.READY else scene.id
+    looks, iiif = f"{base}scenes/{name}", f"{base}iiif/{name}"
     of_image = {
-        "region": f"{own}/region",
+        "region": f"{looks}/region",
         "iiif": f"{iiif}/info.json",
-        "dzi": f"{base}dzi/{scene.id}.dzi",
+        "dzi": f"{base}dzi/{name}.dzi",
         "thumbnail": f"{iiif}/full/^!400,400/0/default.jpg",
     }
     of_shape = {
-        "mesh": f"{own}/mesh",
-        "tiles3d": f"{base}tiles3d/{scene.id}/tileset.json",
-        "thumbnail": f"{own}/thumbnail.webp",
+        "mesh": f"{looks}/mesh",
+        "tiles3d": f"{base}tiles3d/{name}/tileset.json",
+        "thumbnail": f"{looks}/thumbnail.webp",
     }
     absent = dict.fromkeys(of_image.keys() | of_shape.keys())
     links = {
@@ -567,7 +575,7 @@ async def get_tree(id: SceneId, request: Request, renderer: RendererDep) -> Tree
     surface of a shape is. Of a shape, only blocks that hold surface are told.
     """
     view = await renderer.view(id)
-    newest, field = await renderer.gate.run(lambda: renderer.open(view), request)
+    newest, field = await alone(request, renderer.gate.run(lambda _: renderer.open(view)))
     version = newest.snapshot.version
     if isinstance(field, ShapeField):
         return _shape_tree(field, version)

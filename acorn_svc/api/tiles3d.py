@@ -13,9 +13,9 @@ from weakref import WeakKeyDictionary
 from fastapi import APIRouter, Path, Request, Response
 
 from acorn_svc.api.caching import allowed
-from acorn_svc.api.dependencies import SceneId
+from acorn_svc.api.dependencies import SceneName
 from acorn_svc.api.errors import documented
-from acorn_svc.api.rendering import Renderer, RendererDep, View
+from acorn_svc.api.rendering import Opened, Renderer, RendererDep, View
 from acorn_svc.errors import NotFound
 from acorn_svc.field.kinds import AnyField, as_shape
 from acorn_svc.field.shape import ShapeField
@@ -45,17 +45,19 @@ _existing: WeakKeyDictionary[ShapeField, list[BoolArray]] = WeakKeyDictionary()
     response_class=Response,
     responses={200: {"content": {JSON: {}}}, **documented(400, 404, 503)},
 )
-async def tileset(id: SceneId, request: Request, renderer: RendererDep) -> Response:
+async def tileset(id: SceneName, request: Request, renderer: RendererDep) -> Response:
     """The address to give to CesiumJS, 3DTilesRendererJS and other clients.
 
     The tileset has the coordinates of the mesh, x, y and z as they were; clients that take z for up
     show a mesh that has y up lying on its back. It changes while the scene is being fitted.
     """
     view = await _shape(id, renderer)
-    version = view.snapshot.version
 
-    def work(field: AnyField) -> bytes:
-        return json.dumps(tiles3d.tileset(tiles_of(field), version)).encode()
+    def work(opened: Opened) -> bytes:
+        scene_id, version = opened.view.key
+        # From here, whichever way this was asked for: below the version, where tiles never change.
+        tiles, folder = tiles_of(opened.field), f"../{scene_id}-{version}/"
+        return json.dumps(tiles3d.tileset(tiles, version, folder)).encode()
 
     return await renderer.answer(request, view, "tileset", work, JSON)
 
@@ -68,14 +70,20 @@ async def tileset(id: SceneId, request: Request, renderer: RendererDep) -> Respo
     responses={200: {"content": {SUBTREE: {}}}, **documented(400, 404, 503)},
 )
 async def subtree(
-    id: SceneId, level: Level, x: Position, y: Position, z: Position, request: Request, renderer: RendererDep
+    id: SceneName,
+    level: Level,
+    x: Position,
+    y: Position,
+    z: Position,
+    request: Request,
+    renderer: RendererDep,
 ) -> Response:
     """A binary subtree: availability of the tiles of some levels, in Morton order."""
     view = await _shape(id, renderer)
     root = Tile(level, x, y, z)
 
-    def work(field: AnyField) -> bytes:
-        tiles = tiles_of(field)
+    def work(opened: Opened) -> bytes:
+        tiles = tiles_of(opened.field)
         if not tiles3d.has_subtree(tiles, root):
             raise NotFound("There is no such subtree.")
         return tiles3d.subtree(tiles, root)
@@ -91,7 +99,13 @@ async def subtree(
     responses={200: {"content": {GLB: {}}}, **documented(400, 404, 503)},
 )
 async def content(
-    id: SceneId, level: Level, x: Position, y: Position, z: Position, request: Request, renderer: RendererDep
+    id: SceneName,
+    level: Level,
+    x: Position,
+    y: Position,
+    z: Position,
+    request: Request,
+    renderer: RendererDep,
 ) -> Response:
     """The surface within a tile, with normals and, if the shape has any, colours.
 
@@ -100,8 +114,8 @@ async def content(
     view = await _shape(id, renderer)
     tile = Tile(level, x, y, z)
 
-    def work(field: AnyField) -> bytes:
-        tiles = tiles_of(field)
+    def work(opened: Opened) -> bytes:
+        tiles = tiles_of(opened.field)
         if not tiles.exists(tile):
             raise NotFound("There is no such tile.")
         return tiles3d.content(tiles.mesh(tile), renderer.spool)

@@ -35,11 +35,14 @@ GLB_ALIGNMENT: Final = 4
 Document = dict[str, Any]
 
 
-def tileset(tiles: ShapeTiles, version: int) -> Document:
-    """The JSON document that clients open; `version` of the shape is part of every address in it."""
+def tileset(tiles: ShapeTiles, version: int, folder: str = "") -> Document:
+    """The JSON document that clients open; its tiles are in `folder`, as seen from it, with a final slash.
+
+    Where addresses are to change with the `version` of the shape, the folder does: not every client carries a
+    query on to deeper subtrees.
+    """
     half = tiles.root_side / 2
     signal = tiles.field.signal
-    query = f"?v={version}"
     return {
         "asset": {"version": VERSION, "tilesetVersion": str(version)},
         "geometricError": tiles.root_side,
@@ -48,12 +51,12 @@ def tileset(tiles: ShapeTiles, version: int) -> Document:
             "transform": [1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, *signal.origin, 1],
             "geometricError": tiles.error(0),
             "refine": "REPLACE",
-            "content": {"uri": CONTENT_URI + query},
+            "content": {"uri": folder + CONTENT_URI},
             "implicitTiling": {
                 "subdivisionScheme": "OCTREE",
                 "availableLevels": len(tiles.levels),
                 "subtreeLevels": subtree_levels(tiles),
-                "subtrees": {"uri": SUBTREE_URI + query},
+                "subtrees": {"uri": folder + SUBTREE_URI},
             },
         },
     }

@@ -13,12 +13,12 @@ import httpx2
 import numpy as np
 import pytest
 import torch
-import uvicorn
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from made_shapes import ball, made_shape
 
 from acorn_svc.api.app import create_app
+from acorn_svc.api.server import Server
 from acorn_svc.field.base import empty_tree, initial_parameters
 from acorn_svc.field.kinds import AnyField, as_shape
 from acorn_svc.field.lattice import Lattice
@@ -108,8 +108,8 @@ def _facts(field: AnyField) -> dict[str, Any]:
 
 @contextmanager
 def served(app: FastAPI) -> Iterator[str]:
-    """`app` under uvicorn on a free port of this machine; yields its URL."""
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+    """`app` under the service's own server on a free port of this machine; yields its URL."""
+    server = Server(app, app.state.settings)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()

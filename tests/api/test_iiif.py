@@ -173,9 +173,9 @@ def test_a_running_fit_shows_its_newest_version(gallery: Gallery) -> None:
     assert second.headers["cache-control"] == "public, max-age=2"
 
 
-def test_a_ready_scene_may_be_cached_for_long(gallery: Gallery, scene: str) -> None:
+def test_a_ready_scene_may_be_kept_for_minutes_under_its_plain_address(gallery: Gallery, scene: str) -> None:
     response = gallery.client.get(f"/iiif/{scene}/full/max/0/default.jpg?v=7")
-    assert response.headers["cache-control"] == "public, max-age=86400"
+    assert response.headers["cache-control"] == "public, max-age=300"
 
 
 def test_new_rights_appear_at_once(gallery: Gallery) -> None:

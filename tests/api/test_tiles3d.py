@@ -206,7 +206,7 @@ def test_other_sites_caches_and_heads(gallery: Gallery, shape: str) -> None:
         url = f"/tiles3d/{shape}/{address}"
         answer = gallery.client.get(url)
         assert answer.headers["access-control-allow-origin"] == "*"
-        assert "max-age=86400" in answer.headers["cache-control"]
+        assert "max-age=300" in answer.headers["cache-control"]
         etag = answer.headers["etag"]
         assert gallery.client.head(url).headers["etag"] == etag
         assert gallery.client.get(url, headers={"If-None-Match": etag}).status_code == 304

@@ -12,34 +12,13 @@ const ERROR_TARGET = 6;
 const DOWNLOADS = 4;
 const PARSERS = 2;
 
-interface TileContent {
-  content?: { uri: string };
-}
-
-const SUBTREE = /\.subtree\?(.*)$/;
-
-/**
- * How tiles are asked for: with patience, and in the version of the tileset. ImplicitTilingPlugin does not
- * know a subtree by an address with a query; the query is put back when the request is made.
- */
+/** How tiles are asked for: with patience. */
 class Requests {
   readonly name = "REQUESTS";
   /** Before the other plugins. */
   readonly priority = -1;
   private held = false;
   private waiting: (() => void)[] = [];
-  private query = "";
-
-  preprocessNode({ content }: TileContent): void {
-    const query = content && SUBTREE.exec(content.uri)?.[1];
-    if (!content || query === undefined) return;
-    this.query = query;
-    content.uri = content.uri.replace(/\?.*$/, "");
-  }
-
-  preprocessURL(url: string): string {
-    return url.endsWith(".subtree") ? `${url}?${this.query}` : url;
-  }
 
   async fetchData(url: string, options: RequestInit): Promise<Response> {
     if (this.held) await this.release(options.signal ?? null);

@@ -1,0 +1,255 @@
+"""Who may work when: few at a time, a bounded queue, once for all who ask, and no longer than anybody waits.
+
+    request ─▶ Flights (the same work is done once for all who ask at the same time), or alone
+            ─▶ Gate (at most `width` work, at most `queue` wait, else 503) ─▶ a thread
+
+A client that leaves waits no longer, and work ends when the last who waited for it has left: work in a
+thread cannot be ended from outside, but asks `GoOn` between its parts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Hashable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Generic, TypeVar, cast
+
+import anyio
+from fastapi import Request
+from fastapi.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from acorn_svc.errors import Unavailable
+
+T = TypeVar("T")
+
+
+class GoOn:
+    """What work asks between its parts, by calling it: whether to go on."""
+
+    def __init__(self, seconds: float, limit: str) -> None:
+        self._seconds = seconds
+        self._limit = limit
+        self._end = time.monotonic() + seconds
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Nobody waits for the work any more."""
+        self._stopped = True
+
+    def __call__(self, _done: float = 0.0) -> None:
+        """Raise Unavailable when the work has taken too long, or nobody waits for it."""
+        if self._stopped:
+            raise Unavailable("The client has gone.")
+        if time.monotonic() > self._end:
+            raise Unavailable("This took too long.", limit=self._limit, value=self._seconds)
+
+
+class Gate:
+    """Lets `width` pieces of work go on at the same time and `queue` more wait, for `patience` seconds.
+
+    Each may take `seconds`; `limit` is the name of that setting.
+    """
+
+    def __init__(self, width: int, queue: int, patience: float, seconds: float, limit: str) -> None:
+        self._places = anyio.Semaphore(width)
+        # Exactly as many threads as places: work that has a place starts at once.
+        self._threads = ThreadPoolExecutor(width, thread_name_prefix=limit)
+        self._width = width
+        self._queue = queue
+        self._patience = patience
+        self._seconds = seconds
+        self._limit = limit
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for a place."""
+        return self._places.statistics().tasks_waiting
+
+    def has_room(self, coming: int = 0) -> bool:
+        """Whether one more may wait; `coming` are at work, wait, or are on their way here."""
+        return max(self.waiting, coming - self._width) < self._queue
+
+    def full(self) -> Unavailable:
+        """The error that says that there is no room."""
+        return Unavailable("Too many renders wait.", limit="render_queue", value=self._queue)
+
+    async def run(self, work: Callable[[GoOn], T]) -> T:
+        """`work` in a thread, as soon as there is a place; cancelled, it leaves the queue at once.
+
+        Raises Unavailable when too many wait, or after too long a wait, or when the work takes too long.
+        """
+        if not self.has_room():
+            raise self.full()
+        try:
+            with anyio.fail_after(self._patience):
+                await self._places.acquire()
+        except TimeoutError:
+            raise Unavailable(
+                "The render had to wait too long.",
+                limit="render_wait_seconds",
+                value=self._patience,
+            ) from None
+        go_on = GoOn(self._seconds, self._limit)
+        return await self._in_thread(partial(work, go_on), lambda _: go_on.stop())
+
+    async def steps(self, source: Iterator[T]) -> AsyncIterator[T]:
+        """The items of `source`, each made in a thread when there is a place.
+
+        Between two items the place is free for others, so a slow client holds nobody up. When the
+        consumer stops, or is cancelled, so does `source`.
+        """
+        end = object()
+        working = False
+
+        def close_at_its_end(running: asyncio.Future[object]) -> None:
+            running.add_done_callback(lambda _: _close(source))
+
+        try:
+            while True:
+                await self._places.acquire()
+                working = True
+                item = await self._in_thread(lambda: next(source, end), close_at_its_end)
+                working = False
+                if item is end:
+                    return
+                yield cast(T, item)
+        finally:
+            if not working:
+                _close(source)
+
+    async def _in_thread(self, work: Callable[[], T], abandon: Callable[[asyncio.Future[T]], None]) -> T:
+        """`work`, which has a place and keeps it until it ends; cancelled, `abandon` is told of it."""
+        running = asyncio.get_running_loop().run_in_executor(self._threads, work)
+        running.add_done_callback(lambda _: self._places.release())
+        try:
+            return await asyncio.shield(running)
+        except asyncio.CancelledError:
+            abandon(running)
+            raise
+
+    def close(self) -> None:
+        """Take no more work; what goes on is not waited for."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _close(source: Iterator[object]) -> None:
+    close = getattr(source, "close", None)
+    if close is not None:
+        close()
+
+
+class Places:
+    """At most `most` at the same time; `limit` is the name of that setting. Enter with `with`."""
+
+    def __init__(self, most: int, limit: str) -> None:
+        self._most = most
+        self._limit = limit
+        self._taken = 0
+
+    def require_room(self) -> None:
+        """Raise Unavailable when all places are taken."""
+        if self._taken >= self._most:
+            raise Unavailable("Too many of these are sent already.", limit=self._limit, value=self._most)
+
+    def __enter__(self) -> None:
+        self.require_room()
+        self._taken += 1
+
+    def __exit__(self, *_error: object) -> None:
+        self._taken -= 1
+
+
+class BoundedStream(StreamingResponse):
+    """A stream that takes one of `places` while it is sent; raises Unavailable when there is none."""
+
+    def __init__(
+        self, places: Places, content: AsyncIterator[bytes], headers: dict[str, str], media_type: str
+    ) -> None:
+        super().__init__(content, headers=headers, media_type=media_type)
+        self._places = places
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        with self._places:
+            await super().__call__(scope, receive, send)
+
+
+async def continued(first: T, rest: AsyncIterator[T]) -> AsyncIterator[T]:
+    """`first` and then `rest`."""
+    yield first
+    async for item in rest:
+        yield item
+
+
+@dataclass(eq=False)
+class _Flight(Generic[T]):
+    task: asyncio.Task[T]
+    passengers: int = 0
+
+
+class Flights(Generic[T]):
+    """Work that is done once for all who ask for it at the same time, and ended when all have left."""
+
+    def __init__(self) -> None:
+        self._flights: dict[Hashable, _Flight[T]] = {}
+
+    def __contains__(self, key: Hashable) -> bool:
+        """Whether the work called `key` is under way."""
+        return key in self._flights
+
+    def __len__(self) -> int:
+        """How much work is under way."""
+        return len(self._flights)
+
+    async def join(self, request: Request, key: Hashable, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """What `work` returns or raises, begun by whoever asks for `key` first; as `unless_gone`."""
+        flight = self._flights.get(key)
+        if flight is None:
+            flight = self._flights[key] = _Flight(asyncio.create_task(work()))
+            flight.task.add_done_callback(lambda _: self._forget(key, flight))
+        flight.passengers += 1
+        try:
+            return await unless_gone(request, flight.task)
+        finally:
+            flight.passengers -= 1
+            if not flight.passengers:
+                self._forget(key, flight)
+                flight.task.cancel()
+
+    def _forget(self, key: Hashable, flight: _Flight[T]) -> None:
+        if self._flights.get(key) is flight:
+            del self._flights[key]
+
+
+async def alone(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """What `work` returns or raises; cancelled when the client leaves, as `unless_gone`."""
+    working = asyncio.create_task(work)
+    try:
+        return await unless_gone(request, working)
+    finally:
+        working.cancel()
+
+
+async def unless_gone(request: Request, working: asyncio.Task[T]) -> T:
+    """What `working` comes to; raises Unavailable when the client leaves first.
+
+    The body of `request` has been read, or is not wanted.
+    """
+    watching = asyncio.create_task(_departure(request))
+    try:
+        await asyncio.wait((working, watching), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            watching.result()
+            raise Unavailable("The client has gone.")
+        return working.result()
+    finally:
+        watching.cancel()
+
+
+async def _departure(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,360 @@
+"""Who may work when: places, waiting, once for all, and nothing for those who have left."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import cast
+
+import pytest
+from fastapi import Request
+from starlette.types import Message
+
+from acorn_svc.api.gate import BoundedStream, Flights, Gate, GoOn, Places, alone, continued
+from acorn_svc.errors import NotFound, Unavailable
+
+PATIENCE_SECONDS = 10
+
+
+def gate_of(width: int = 1, queue: int = 9, patience: float = 60, seconds: float = 60) -> Gate:
+    return Gate(width, queue, patience, seconds, "render_seconds")
+
+
+class Client:
+    """The one thing about a request that is asked for: whether something comes of it."""
+
+    def __init__(self) -> None:
+        self.leaves = asyncio.Event()
+
+    async def receive(self) -> Message:
+        await self.leaves.wait()
+        return {"type": "http.disconnect"}
+
+
+def request_of(client: Client) -> Request:
+    return cast(Request, client)
+
+
+async def happens(condition: Callable[[], bool]) -> None:
+    """Let everybody else work until something is so."""
+    end = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < end
+        await asyncio.sleep(0.001)
+
+
+def run(main: Callable[[], Awaitable[None]]) -> None:
+    async def bounded() -> None:
+        await asyncio.wait_for(main(), PATIENCE_SECONDS)
+
+    asyncio.run(bounded())
+
+
+def test_the_gate_lets_only_so_many_in_at_once() -> None:
+    running, most, lock = 0, 0, threading.Lock()
+    both = threading.Barrier(2)
+
+    def work(_: GoOn) -> None:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        both.wait(PATIENCE_SECONDS)
+        with lock:
+            running -= 1
+
+    async def main() -> None:
+        gate = gate_of(width=2)
+        await asyncio.gather(*(gate.run(work) for _ in range(8)))
+
+    run(main)
+    assert most == 2
+
+
+def test_the_gate_refuses_whom_it_cannot_seat() -> None:
+    release = threading.Event()
+
+    async def main() -> None:
+        gate = gate_of(queue=1)
+        working = asyncio.create_task(gate.run(lambda _: release.wait(PATIENCE_SECONDS)))
+        await asyncio.sleep(0)
+        waiting = asyncio.create_task(gate.run(lambda _: 7))
+        await happens(lambda: gate.waiting == 1)
+        try:
+            with pytest.raises(Unavailable) as caught:
+                await gate.run(lambda _: None)
+        finally:
+            release.set()
+        assert (caught.value.limit, caught.value.value) == ("render_queue", 1)
+        assert await waiting == 7
+        await working
+
+    run(main)
+
+
+def test_the_gate_gives_up_waiting_and_stays_usable() -> None:
+    release = threading.Event()
+
+    async def main() -> None:
+        gate = gate_of(patience=0.01)
+        working = asyncio.create_task(gate.run(lambda _: release.wait(PATIENCE_SECONDS)))
+        await asyncio.sleep(0)
+        try:
+            with pytest.raises(Unavailable) as caught:
+                await gate.run(lambda _: None)
+        finally:
+            release.set()
+        assert caught.value.limit == "render_wait_seconds"
+        await working
+        assert await gate.run(lambda _: 7) == 7
+
+    run(main)
+
+
+def test_whoever_leaves_the_queue_makes_room_at_once() -> None:
+    release = threading.Event()
+
+    async def main() -> None:
+        gate = gate_of(queue=1)
+        working = asyncio.create_task(gate.run(lambda _: release.wait(PATIENCE_SECONDS)))
+        await asyncio.sleep(0)
+        client = Client()
+        rendered: list[int] = []
+        waiting = asyncio.create_task(alone(request_of(client), gate.run(lambda _: rendered.append(1))))
+        await happens(lambda: gate.waiting == 1)
+        client.leaves.set()
+        with pytest.raises(Unavailable):
+            await waiting
+        await happens(lambda: gate.waiting == 0)
+        release.set()
+        await working
+        assert await gate.run(lambda _: 7) == 7
+        assert rendered == []
+
+    run(main)
+
+
+def test_work_ends_when_its_client_leaves() -> None:
+    begun, ended = threading.Event(), threading.Event()
+
+    def work(go_on: GoOn) -> None:
+        try:
+            while True:
+                go_on()
+                begun.set()
+                time.sleep(0.001)
+        finally:
+            ended.set()
+
+    async def main() -> None:
+        gate, client = gate_of(), Client()
+        working = asyncio.create_task(alone(request_of(client), gate.run(work)))
+        await happens(begun.is_set)
+        client.leaves.set()
+        with pytest.raises(Unavailable):
+            await working
+        await happens(ended.is_set)
+        assert await gate.run(lambda _: 7) == 7
+
+    run(main)
+
+
+def test_a_place_is_taken_until_the_work_ends_also_when_nobody_waits_for_it() -> None:
+    release = threading.Event()
+
+    async def main() -> None:
+        gate = gate_of()
+        working = asyncio.create_task(gate.run(lambda _: release.wait(PATIENCE_SECONDS)))
+        await asyncio.sleep(0.01)
+        working.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await working
+        after = asyncio.create_task(gate.run(lambda _: release.is_set()))
+        await happens(lambda: gate.waiting == 1)
+        release.set()
+        assert await after
+
+    run(main)
+
+
+def test_work_that_takes_too_long_ends_and_says_why() -> None:
+    def endless(go_on: GoOn) -> None:
+        while True:
+            go_on()
+
+    async def main() -> None:
+        gate = gate_of(seconds=0.01)
+        with pytest.raises(Unavailable) as caught:
+            await gate.run(endless)
+        assert (caught.value.limit, caught.value.value) == ("render_seconds", 0.01)
+        assert await gate.run(lambda _: 7) == 7
+
+    run(main)
+
+
+def test_an_error_in_the_work_frees_its_place() -> None:
+    async def main() -> None:
+        gate = gate_of()
+        with pytest.raises(ZeroDivisionError):
+            await gate.run(lambda _: 1 / 0)
+        assert await gate.run(lambda _: 7) == 7
+
+    run(main)
+
+
+def test_steps_yield_everything_and_stop_with_their_consumer() -> None:
+    closed = []
+
+    def numbers() -> Iterator[int]:
+        try:
+            yield from range(1000)
+        finally:
+            closed.append(True)
+
+    async def main() -> None:
+        gate = gate_of()
+        assert [number async for number in gate.steps(iter(range(5)))] == [0, 1, 2, 3, 4]
+        steps = gate.steps(numbers())
+        assert await anext(steps) == 0
+        # Between two steps the only place is free.
+        assert await gate.run(lambda _: 7) == 7
+        await steps.aclose()  # type: ignore[attr-defined]
+        assert closed == [True]
+
+    run(main)
+
+
+def test_a_step_that_is_cancelled_is_closed_when_it_has_ended() -> None:
+    release, closed = threading.Event(), threading.Event()
+
+    def numbers() -> Iterator[int]:
+        try:
+            yield 0
+            release.wait(PATIENCE_SECONDS)
+            yield 1
+        finally:
+            closed.set()
+
+    async def consume(steps: AsyncIterator[int]) -> None:
+        async for _ in steps:
+            pass
+
+    async def main() -> None:
+        gate = gate_of()
+        consumer = asyncio.create_task(consume(gate.steps(numbers())))
+        await asyncio.sleep(0.01)
+        consumer.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await consumer
+        assert not closed.is_set()
+        release.set()
+        await happens(closed.is_set)
+        assert await gate.run(lambda _: 7) == 7
+
+    run(main)
+
+
+def test_many_who_ask_for_the_same_get_it_from_one() -> None:
+    made = 0
+
+    async def main() -> None:
+        flights: Flights[int] = Flights()
+        go = asyncio.Event()
+
+        async def work() -> int:
+            nonlocal made
+            made += 1
+            await go.wait()
+            return 7
+
+        asking = [asyncio.create_task(flights.join(request_of(Client()), "key", work)) for _ in range(100)]
+        await happens(lambda: "key" in flights)
+        go.set()
+        assert await asyncio.gather(*asking) == [7] * 100
+        assert "key" not in flights
+
+    run(main)
+    assert made == 1
+
+
+def test_an_error_reaches_all_who_ask_and_is_forgotten() -> None:
+    async def main() -> None:
+        flights: Flights[int] = Flights()
+
+        async def fails() -> int:
+            await asyncio.sleep(0)
+            raise NotFound("nothing there")
+
+        async def works() -> int:
+            return 7
+
+        asking = [asyncio.create_task(flights.join(request_of(Client()), "key", fails)) for _ in range(3)]
+        found = await asyncio.gather(*asking, return_exceptions=True)
+        assert [type(error) for error in found] == [NotFound] * 3
+        assert await flights.join(request_of(Client()), "key", works) == 7
+
+    run(main)
+
+
+def test_shared_work_ends_when_the_last_has_left_and_not_before() -> None:
+    async def main() -> None:
+        flights: Flights[int] = Flights()
+        cancelled = asyncio.Event()
+
+        async def endless() -> int:
+            try:
+                await asyncio.sleep(3600)
+            finally:
+                cancelled.set()
+            return 0
+
+        async def works() -> int:
+            return 7
+
+        first, second = (
+            asyncio.create_task(flights.join(request_of(Client()), "key", endless)) for _ in range(2)
+        )
+        await happens(lambda: "key" in flights)
+        first.cancel()
+        await asyncio.wait([first])
+        await asyncio.sleep(0.01)
+        assert not cancelled.is_set()
+        second.cancel()
+        await asyncio.wait([second])
+        # Whoever comes now begins anew.
+        assert await flights.join(request_of(Client()), "key", works) == 7
+        await happens(cancelled.is_set)
+
+    run(main)
+
+
+def test_streams_take_their_places_while_they_are_sent() -> None:
+    places = Places(1, "max_streams")
+    sent: list[Message] = []
+
+    async def nothing_more() -> Message:
+        await asyncio.sleep(3600)
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+        with pytest.raises(Unavailable) as caught:
+            places.require_room()
+        assert (caught.value.limit, caught.value.value) == ("max_streams", 1)
+
+    async def rest() -> AsyncIterator[bytes]:
+        yield b"b"
+
+    async def main() -> None:
+        stream = BoundedStream(places, continued(b"a", rest()), {}, "text/plain")
+        await stream({"type": "http"}, nothing_more, send)
+        places.require_room()
+        with places, pytest.raises(Unavailable):
+            await BoundedStream(places, rest(), {}, "text/plain")({"type": "http"}, nothing_more, send)
+
+    run(main)
+    assert b"".join(message.get("body", b"") for message in sent) == b"ab"
+    gc.collect()
