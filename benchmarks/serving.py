@@ -3,6 +3,10 @@
 The client keeps its connection and waits for each answer, so a time is all that passes between question and
 answer, on both sides. The field is that of `astronaut`, fitted for a few seconds. Where `wrk` is installed,
 it also counts the answers from the cache on 16 connections; client and server share the machine's cores.
+
+Then ten times more tiles are asked for than can be rendered, at a fixed rate whatever becomes of the ones
+before. Of those that are accepted, the slowest should take at most twice as long as without a crowd, and as
+long as a full queue takes (`bound`); the others should be refused at once.
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ from __future__ import annotations
 import http.client
 import itertools
 import json
+import math
 import os
 import re
 import shutil
@@ -18,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -29,9 +34,11 @@ from skimage import data
 
 from acorn_svc.field import ops
 from acorn_svc.formats.container import field_to_bytes
+from acorn_svc.settings import Settings
 from acorn_svc.training.loop import fit
 from acorn_svc.training.presets import configure
 from acorn_svc.training.targets import ImageTarget
+from benchmarks import clients
 from benchmarks.measurement import Action, Clock, Measurement, Times, interleaved
 from benchmarks.operations import rendering
 
@@ -43,6 +50,7 @@ RATE = re.compile(r"Requests/sec:\s+([0-9.]+)")
 REFUSED = re.compile("Non-2xx|Socket errors")
 
 Get = Callable[[str], bytes]
+Replies = Sequence[clients.Reply]
 
 
 class Effort(NamedTuple):
@@ -52,23 +60,29 @@ class Effort(NamedTuple):
         fit: seconds.
         requests: of each kind.
         side: of the large picture.
-        seconds: of rendering it, and of counting answers.
+        seconds: of rendering it, of counting answers, and of asking for too much.
+        connections: of those who ask for too much.
     """
 
     fit: float
     requests: int
     side: int
     seconds: float
+    connections: int
 
 
-FULL = Effort(4, 1000, 4096, 10)
-QUICK = Effort(0.3, 20, 256, 1)
+FULL = Effort(4, 1000, 4096, 10, 512)
+QUICK = Effort(0.3, 20, 256, 1, 100)
+TOO_MUCH = 10
+# One address asks for everything.
+SETTINGS = {"ACORN_MAX_CONNECTIONS_PER_ADDRESS": "1024"}
 
 
 class Server:
     """A running server, and one connection to it."""
 
     def __init__(self, port: int) -> None:
+        self.port = port
         self.address = f"http://{HOST}:{port}"
         self._connection = http.client.HTTPConnection(HOST, port, timeout=60)
 
@@ -103,7 +117,8 @@ def running() -> Iterator[Server]:
     with tempfile.TemporaryDirectory() as folder:
         port = _free_port()
         command = [sys.executable, "-m", "acorn_svc.cli", "serve", "--data", folder, "--port", str(port)]
-        process = subprocess.Popen(command, cwd=Path(__file__).parents[1])
+        environment = {**os.environ, **SETTINGS}
+        process = subprocess.Popen(command, cwd=Path(__file__).parents[1], env=environment)
         server = Server(port)
         try:
             _wait_for(server, process)
@@ -138,6 +153,7 @@ def measure(quick: bool = False) -> Iterator[Measurement]:
         scene = server.upload(model)
         yield from requests(server.get, scene, effort.requests)
         yield from _rate(f"{server.address}{next(tiles(scene))}", effort.seconds)
+        yield from _overload(server.port, _other_tiles(scene, effort.requests), effort)
     yield from _large(effort)
 
 
@@ -186,6 +202,45 @@ def _rate(address: str, seconds: float) -> Iterator[Measurement]:
     if found is None or REFUSED.search(report):
         raise OSError(f"wrk counted errors: {report}")
     yield Measurement(f"cached tile, {CONNECTIONS} connections", "rate", float(found[1]), "requests/s")
+
+
+def _other_tiles(scene: str, asked: int) -> Iterator[str]:
+    """Tiles but for the first, which others have asked for."""
+    return itertools.islice(tiles(scene), asked + 2, None)
+
+
+def _overload(port: int, paths: Iterator[str], effort: Effort) -> Iterator[Measurement]:
+    """What becomes of ten times as many requests as can be answered."""
+    alone = clients.run(clients.closed_loop(HOST, port, paths, 1, effort.seconds / 2))
+    width = Settings().max_in_flight_renders
+    most = clients.run(clients.closed_loop(HOST, port, paths, 2 * width, effort.seconds / 2))
+    capacity = len(most) / (effort.seconds / 2)
+    flood = clients.open_loop(HOST, port, paths, TOO_MUCH * capacity, effort.seconds, effort.connections)
+    yield from overload(alone, capacity, clients.run(flood), effort.seconds)
+
+
+def overload(alone: Replies, capacity: float, flood: Replies, seconds: float) -> Iterator[Measurement]:
+    """Times without a crowd, and in a `flood` that lasted for so many seconds; capacity in requests/s."""
+    accepted = [reply.seconds for reply in flood if reply.status == http.client.OK]
+    refused = [reply.seconds for reply in flood if reply.status == http.client.SERVICE_UNAVAILABLE]
+    if len(accepted) + len(refused) < len(flood):
+        raise OSError("neither accepted nor refused")
+    unloaded = _percentile([reply.seconds for reply in alone], 99)
+    queue = 1e3 * Settings().render_queue / capacity
+    case = f"cold tiles, {TOO_MUCH} times too many"
+    yield Measurement(case, "capacity", capacity, "requests/s")
+    yield Measurement(case, "offered", len(flood) / seconds, "requests/s")
+    yield Measurement(case, "accepted", len(accepted) / seconds, "requests/s")
+    yield Measurement(case, "p99 unloaded", unloaded, "ms")
+    yield Measurement(case, "p99 accepted", _percentile(accepted, 99), "ms")
+    yield Measurement(case, "bound of p99 accepted", 2 * unloaded + queue, "ms")
+    for percent in (50, 99):
+        yield Measurement(case, f"p{percent} refused", _percentile(refused, percent), "ms")
+
+
+def _percentile(seconds: Sequence[float], percent: float) -> float:
+    """In ms; not a number of nothing."""
+    return 1e3 * float(np.percentile(seconds, percent)) if seconds else math.nan
 
 
 def _large(effort: Effort) -> Iterator[Measurement]:

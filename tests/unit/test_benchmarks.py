@@ -13,6 +13,7 @@ import pytest
 from acorn_svc.field.ops import reference
 from benchmarks import __main__ as program
 from benchmarks import operations, serving
+from benchmarks.clients import Reply
 from benchmarks.measurement import LEAST_ROUNDS, Measurement, Times, interleaved, ratio
 from benchmarks.operations import Case, Effort, least_seconds
 from benchmarks.peaks import COPY, Peak, peaks
@@ -122,6 +123,21 @@ def test_no_tile_is_asked_for_twice_but_the_one_that_is_cached() -> None:
         assert found["cached tile", metric] == 250.0
         assert found["/healthz", metric] == 1000.0
     assert sorted(asked.values()) == [1] * 20 + [20, 21]
+
+
+def test_an_overload_is_told_by_what_was_accepted_and_what_refused() -> None:
+    def replies(status: int, seconds: float, count: int) -> list[Reply]:
+        return [Reply("/", status, seconds, b"", 0)] * count
+
+    flood = replies(200, 0.2, 30) + replies(503, 0.01, 70)
+    rows = serving.overload(replies(200, 0.05, 9), capacity=32, flood=flood, seconds=2)
+    found = {row.metric: row.value for row in rows}
+    assert found == pytest.approx(
+        {"capacity": 32, "offered": 50, "accepted": 15, "p99 unloaded": 50, "p99 accepted": 200,
+         "bound of p99 accepted": 2 * 50 + 1000 * 64 / 32, "p50 refused": 10, "p99 refused": 10}
+    )  # fmt: skip
+    with pytest.raises(OSError, match="neither"):
+        list(serving.overload(flood, 1, replies(500, 1, 1), 1))
 
 
 def test_tiles_are_whole_and_differ() -> None:
