@@ -72,9 +72,11 @@ class Farm:
     def __exit__(self, *_error: object) -> None:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
         self._process.stdin.close()
         self._process.stdout.close()
-        self._process.wait()
 
     def start(self) -> int:
         """Start a worker; returns its process id."""
