@@ -237,7 +237,8 @@ def test_options_are_checked(run: Run, photo: Path, tmp_path: Path, options: tup
 
 
 @pytest.mark.parametrize(
-    "command", ["fit", "render", "mesh", "info", "serve", "demo", "doctor", "gc", "backup", "restore"]
+    "command",
+    ["fit", "render", "mesh", "info", "serve", "worker", "demo", "doctor", "gc", "backup", "restore"],
 )
 def test_help_teaches(run: Run, command: str) -> None:
     code, out, _ = run(command, "--help")
