@@ -309,14 +309,17 @@ def gc(
     ] = None,
     data: Data = None,
 ) -> None:
-    """Remove files that no scene needs, left behind by a crash.
+    """Remove files that no scene needs, left behind by a crash, and unfinished uploads that have expired.
 
     Safe while the service runs, which does the same every hour.
     """
+    from acorn_svc.store.uploads import UploadStore
+
     with _store(data) as (store, settings):
         age = settings.gc_age_seconds if older_than is None else older_than * 3600
-        removed = store.collect(age)
-    out.print(f"Removed {removed.files} files, {removed.bytes} bytes.", highlight=False)
+        removed, expired = store.collect(age), UploadStore(store).sweep()
+    files, size = removed.files + expired.files, removed.bytes + expired.bytes
+    out.print(f"Removed {files} files, {size} bytes.", highlight=False)
 
 
 @app.command(

@@ -7,6 +7,8 @@
     │   ├── BadModel              bad_model             an .acorn file or checkpoint that is damaged
     │   ├── BadRequest            bad_request           a parameter, region or size with no meaning
     │   ├── UnsupportedMedia      unsupported_media     a file of a kind that Acorn doesn't read
+    │   ├── DigestMismatch        digest_mismatch       other bytes than the digest sent with them is of
+    │   │   └── ChecksumMismatch  checksum_mismatch     the same in one request of a resumable upload
     │   └── LimitExceeded         limit_exceeded        well-formed, but larger than allowed
     │       ├── TooManyBytes      too_large             more bytes than allowed
     │       └── HeaderTooLarge    header_too_large      more bytes of header than allowed
@@ -14,6 +16,7 @@
     │   └── OtherVersion          other_version         of a scene that shows another version now
     ├── TooSlow                   too_slow              a request that arrives too slowly
     ├── Conflict                  conflict              the thing isn't in a state that allows this
+    │   └── WrongOffset           wrong_offset          an upload doesn't go on where a request begins
     ├── Unavailable               unavailable           try again later
     ├── InsufficientStorage       insufficient_storage  the disk is full
     └── FitFailed                 fit_failed            training could not go on
@@ -82,6 +85,18 @@ class UnsupportedMedia(BadInput):
     code = "unsupported_media"
 
 
+class DigestMismatch(BadInput):
+    """Other bytes have arrived than the digest that was sent with them is of."""
+
+    code = "digest_mismatch"
+
+
+class ChecksumMismatch(DigestMismatch):
+    """The bytes of one request of a resumable upload aren't those of its checksum."""
+
+    code = "checksum_mismatch"
+
+
 class LimitExceeded(BadInput):
     """Well-formed input that is larger than the limit named in `limit` allows."""
 
@@ -122,6 +137,16 @@ class Conflict(AcornError):
     """The thing isn't in a state that allows this."""
 
     code = "conflict"
+
+
+class WrongOffset(Conflict):
+    """A request doesn't begin at `offset`, where its upload stands."""
+
+    code = "wrong_offset"
+
+    def __init__(self, offset: int) -> None:
+        super().__init__(f"The upload goes on at byte {offset}.")
+        self.offset = offset
 
 
 class Unavailable(AcornError):

@@ -114,6 +114,18 @@ class Settings(BaseSettings):
     min_free_disk_bytes: int = _setting(
         GIB, "bytes", "Uploads are refused when they would leave less free disk.", most=1024 * GIB
     )
+    max_unfinished_uploads: int = _setting(
+        1000, "uploads", "Resumable uploads that may be under way; as many results are kept.", most=1_000_000
+    )
+    max_unfinished_bytes: int = _setting(
+        8 * GIB, "bytes", "The sizes of all resumable uploads under way, together.", most=1024 * GIB
+    )
+    upload_ttl_seconds: int = _setting(
+        86_400,
+        "seconds",
+        "Time after which a resumable upload to which nothing was added is removed.",
+        most=365 * 86_400,
+    )
 
     max_image_pixels: int = _setting(
         256_000_000, "pixels", "The largest image, width times height.", most=10**10
@@ -273,6 +285,10 @@ class Settings(BaseSettings):
                 self.min_free_disk_bytes >= self.max_upload_bytes,
                 "min_free_disk_bytes must be at least max_upload_bytes, "
                 "or uploads that arrive together fill the disk",
+            ),
+            (
+                self.max_unfinished_bytes >= self.max_upload_bytes,
+                "max_unfinished_bytes must be at least max_upload_bytes, or the largest is never taken",
             ),
             (
                 self.checkpoint_seconds < self.job_wall_seconds,

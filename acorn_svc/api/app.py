@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import gc
 import ipaddress
+import re
 import tempfile
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import anyio
 import anyio.to_thread
 import structlog
 from fastapi import FastAPI
@@ -22,8 +24,22 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from acorn_svc import __version__
-from acorn_svc.api import deepzoom, errors, events, health, iiif, mesh, page, query, region, scenes, tiles3d
+from acorn_svc.api import (
+    deepzoom,
+    errors,
+    events,
+    health,
+    iiif,
+    mesh,
+    page,
+    query,
+    region,
+    scenes,
+    tiles3d,
+    tus,
+)
 from acorn_svc.api.gate import Places
+from acorn_svc.api.intake import Intake
 from acorn_svc.api.rendering import Renderer
 from acorn_svc.api.server import Server, require_descriptors
 from acorn_svc.jobs.inspection import Inspector
@@ -32,6 +48,7 @@ from acorn_svc.jobs.worker import EmbeddedWorkers, lock_folder
 from acorn_svc.settings import Settings
 from acorn_svc.store.housekeeping import Housekeeper
 from acorn_svc.store.scenes import SceneStore
+from acorn_svc.store.uploads import UploadStore
 
 DESCRIPTION = """
 Acorn turns an image or a 3D scan into an adaptive neural field, a small network that knows the
@@ -50,6 +67,7 @@ Every error has the same shape: `{"error": {"code", "message", "limit", "value"}
 """
 TAGS = [
     {"name": "Scenes", "description": "Upload images and meshes, follow their fit, keep the result."},
+    {"name": "Uploads", "description": "Upload in parts, and go on where it broke off: tus 1.0.0."},
     {"name": "IIIF", "description": "Pictures for viewers: the IIIF Image API 3.0, level 2."},
     {"name": "Deep Zoom", "description": "Pictures for viewers: Deep Zoom images (DZI)."},
     {"name": "Region", "description": "Any part of a scene, at any size, as one file."},
@@ -58,6 +76,7 @@ TAGS = [
     {"name": "Query", "description": "The field itself: coordinates in, values out."},
     {"name": "Service", "description": "The service itself."},
 ]
+UPLOADS = re.compile("/scenes|/uploads(/.*)?")
 log = structlog.get_logger()
 SAFE_HEADERS = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"same-origin")]
 
@@ -80,6 +99,8 @@ def create_app(settings: Settings, workers: EmbeddedWorkers | None = None) -> Fa
     app.state.store = store
     app.state.jobs = JobQueue(store, settings.max_queued_jobs)
     app.state.inspector = Inspector(settings)
+    app.state.intake = Intake(store, app.state.jobs, app.state.inspector)
+    app.state.uploads = UploadStore(store)
     app.state.renderer = Renderer(store, settings)
     app.state.checkup = health.Checkup(store, settings, workers)
     app.state.event_streams = Places(settings.max_event_streams, "max_event_streams")
@@ -88,7 +109,7 @@ def create_app(settings: Settings, workers: EmbeddedWorkers | None = None) -> Fa
     # Routes are tried in this order.
     for module in (iiif, deepzoom):
         app.include_router(module.pictures, responses=errors.documented(400, 404, 503))
-    for module in (scenes, events, health):
+    for module in (scenes, tus, events, health):
         app.include_router(module.router)
     for module in (iiif, deepzoom, region, mesh, tiles3d, query):
         app.include_router(module.router, responses=errors.documented(400, 404, 503))
@@ -105,7 +126,10 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         workers.start()
     housekeeper = Housekeeper(app.state.store, app.state.settings)
     housekeeper.start()
-    yield
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(tus.look_after, app.state.uploads, app.state.intake)
+        yield
+        tasks.cancel_scope.cancel()
     app.state.stopping.set()
     await anyio.to_thread.run_sync(housekeeper.stop)
     if workers is not None:
@@ -127,7 +151,7 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        is_upload = scope["path"] == "/scenes"
+        is_upload = UPLOADS.fullmatch(scope["path"]) is not None
         await self._app(scope, receive if is_upload else self._bounded(receive), _marked(send))
 
     def _bounded(self, receive: Receive) -> Receive:

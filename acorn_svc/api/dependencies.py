@@ -15,6 +15,7 @@ from acorn_svc.jobs.inspection import Inspector
 from acorn_svc.jobs.queue import JobQueue
 from acorn_svc.settings import Settings
 from acorn_svc.store.scenes import Scene, SceneStore
+from acorn_svc.store.uploads import UploadStore
 
 
 async def get_store(request: Request) -> SceneStore:
@@ -41,10 +42,17 @@ async def get_inspector(request: Request) -> Inspector:
     return inspector
 
 
+async def get_uploads(request: Request) -> UploadStore:
+    """The resumable uploads of this application."""
+    uploads: UploadStore = request.app.state.uploads
+    return uploads
+
+
 StoreDep = Annotated[SceneStore, Depends(get_store)]
 SettingsDep = Annotated[Settings, Depends(get_settings)]
 JobQueueDep = Annotated[JobQueue, Depends(get_jobs)]
 InspectorDep = Annotated[Inspector, Depends(get_inspector)]
+UploadsDep = Annotated[UploadStore, Depends(get_uploads)]
 SceneId = Annotated[str, Path(description="The scene's id.", examples=["01jd3x7k5v9m2q4r8t6w0y1z3b"])]
 SceneName = Annotated[
     str,

@@ -16,12 +16,14 @@ from pydantic import BaseModel, Field
 from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import BaseRoute, Match
 
 from acorn_svc.api.caching import CROSS_ORIGIN
 from acorn_svc.errors import (
     AcornError,
     BadInput,
     BadRequest,
+    ChecksumMismatch,
     Conflict,
     HeaderTooLarge,
     InsufficientStorage,
@@ -31,6 +33,7 @@ from acorn_svc.errors import (
     TooSlow,
     Unavailable,
     UnsupportedMedia,
+    WrongOffset,
 )
 
 # The nearest class above an exception decides.
@@ -43,6 +46,7 @@ STATUS: dict[type[AcornError], int] = {
     UnsupportedMedia: 415,
     BadInput: 422,
     HeaderTooLarge: 431,
+    ChecksumMismatch: 460,  # as tus has it
     AcornError: 500,
     Unavailable: 503,
     InsufficientStorage: 507,
@@ -82,14 +86,16 @@ class ErrorBody(BaseModel):
 
 DESCRIPTIONS = {
     400: "A parameter cannot be understood.",
-    404: "There is no scene with this id, or it has nothing to show yet.",
+    404: "There is nothing with this id, or it has nothing to show yet.",
     408: "The request arrives too slowly.",
-    409: "The scene's status doesn't allow this.",
+    409: "The state of the scene or upload doesn't allow this.",
+    412: "This version of tus isn't spoken here; `Tus-Version` says which is.",
     413: "The body is too large.",
     415: "The file is of a kind that Acorn doesn't read.",
     416: "The range lies outside the file.",
     422: "The data cannot be used, or is larger than a limit allows.",
     431: "The header is too large.",
+    460: "The bytes of this request aren't those of its checksum; none were taken.",
     503: "Too busy; `Retry-After` says when to ask again.",
     507: "The disk is full.",
 }
@@ -104,9 +110,9 @@ def install(app: FastAPI) -> None:
     """Let `app` answer every error in the one shape."""
     app.add_exception_handler(AcornError, _acorn_error)
     app.add_exception_handler(OtherVersion, _other_version)
-    app.add_exception_handler(ClientDisconnect, _gone)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(ClientDisconnect, _left)
     app.add_exception_handler(OSError, _storage_error)
     app.add_exception_handler(OperationalError, _storage_error)
     app.add_exception_handler(Exception, _unexpected)
@@ -119,7 +125,11 @@ def status_of(error: AcornError) -> int:
 
 def answer(error: AcornError) -> JSONResponse:
     """The answer that says `error`."""
-    headers = {"Retry-After": str(error.retry_after)} if isinstance(error, Unavailable) else {}
+    headers = {}
+    if isinstance(error, Unavailable):
+        headers["Retry-After"] = str(error.retry_after)
+    if isinstance(error, WrongOffset):
+        headers["Upload-Offset"] = str(error.offset)
     return _answer(status_of(error), error.code, error.message, error.limit, error.value, headers=headers)
 
 
@@ -148,11 +158,6 @@ async def _other_version(request: Request, _error: Exception) -> RedirectRespons
     return RedirectResponse(address, headers={"Cache-Control": NOT_KEPT, **CROSS_ORIGIN})
 
 
-async def _gone(_request: Request, _error: Exception) -> JSONResponse:
-    """Nobody reads this; it isn't worth a line in the log."""
-    return answer(Unavailable("The client has gone."))
-
-
 async def _invalid(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     return _answer(422, BadInput.code, describe_invalid(error.errors()))
@@ -171,12 +176,27 @@ def describe_invalid(errors: Any) -> str:
     return f"{'.'.join(names) or 'The request'}: {message}."
 
 
-async def _http_error(_request: Request, error: Exception) -> JSONResponse:
+async def _http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     status = error.status_code
+    headers = dict(error.headers or {})
+    if status == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["Allow"] = ", ".join(sorted(_methods(request)))
     code = CODES.get(status, HTTPStatus(status).phrase.lower().replace(" ", "_"))
     message = MESSAGES.get(status, str(error.detail))
-    return _answer(status, code, message, headers=dict(error.headers or {}))
+    return _answer(status, code, message, headers=headers)
+
+
+def _methods(request: Request) -> set[str]:
+    """Every method that the address takes; a single route knows only its own."""
+    routes: list[BaseRoute] = request.app.routes
+    at_address = [route for route in routes if route.matches(request.scope)[0] != Match.NONE]
+    return {method for route in at_address for method in getattr(route, "methods", None) or ()}
+
+
+async def _left(_request: Request, _error: Exception) -> JSONResponse:
+    # Nobody is there to read it.
+    return _answer(400, BadRequest.code, "The request broke off.")
 
 
 async def _storage_error(request: Request, error: Exception) -> JSONResponse:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Annotated, Any, Literal, Self
 
 import anyio.to_thread
@@ -22,7 +23,6 @@ from pydantic import (
 )
 
 from acorn_svc.api.dependencies import (
-    InspectorDep,
     JobQueueDep,
     SceneDep,
     SceneId,
@@ -32,6 +32,7 @@ from acorn_svc.api.dependencies import (
 from acorn_svc.api.errors import documented
 from acorn_svc.api.files import file_response
 from acorn_svc.api.gate import alone
+from acorn_svc.api.intake import IntakeDep
 from acorn_svc.api.rendering import RendererDep
 from acorn_svc.api.uploads import receive, spooled
 from acorn_svc.errors import BadRequest
@@ -399,8 +400,7 @@ async def create_scene(
     response: Response,
     options: Annotated[SceneOptions, Query()],
     store: StoreDep,
-    jobs: JobQueueDep,
-    inspector: InspectorDep,
+    intake: IntakeDep,
     settings: SettingsDep,
     show: ShowDep,
 ) -> SceneOut:
@@ -411,24 +411,19 @@ async def create_scene(
     images and PLY, STL, OBJ, OFF and GLB meshes are checked at once, to the last byte, and then
     fitted: follow `links.events`. What was wrong with a mesh and could be mended is told in
     `shape.repairs`. An `.acorn` file becomes a scene that is ready. When this answers 201, the
-    upload is safe on disk.
+    upload is safe on disk. `Content-Digest` or `Repr-Digest` with a `sha-256` is checked, of the body or
+    of the file in a form. Large files, and those on shaky connections, are better sent to `/uploads`.
     """
     with spooled(store.blobs) as path:
-        fields = await receive(request, path, store.blobs, settings)
-        options = _with_fields(options, fields)
-        inspection = await anyio.to_thread.run_sync(inspector.inspect, path)
-        scene = _new_scene(inspection, options, path.stat().st_size)
-        if scene.status == Status.QUEUED:
-            await anyio.to_thread.run_sync(jobs.require_room)
-            await anyio.to_thread.run_sync(jobs.accept, scene, path)
-        else:
-            await anyio.to_thread.run_sync(store.create, scene, path)
+        received = await receive(request, path, store, settings, intake)
+        options = with_fields(options, received.fields)
+        scene = await intake.check(lambda: intake.admit(path, received.sha256, partial(new_scene, options)))
     created = await anyio.to_thread.run_sync(show, scene)
     response.headers["Location"] = created.links.self
     return created
 
 
-def _with_fields(options: SceneOptions, fields: dict[str, str]) -> SceneOptions:
+def with_fields(options: SceneOptions, fields: Mapping[str, str]) -> SceneOptions:
     """The options of the URL, overruled by those of a form."""
     filled = {name: value for name, value in fields.items() if value != ""}
     if not filled:
@@ -440,7 +435,8 @@ def _with_fields(options: SceneOptions, fields: dict[str, str]) -> SceneOptions:
         raise RequestValidationError(complaints) from None
 
 
-def _new_scene(inspection: Inspection, options: SceneOptions, size: int) -> Scene:
+def new_scene(options: SceneOptions, inspection: Inspection, size: int) -> Scene:
+    """The scene of an upload of `size` bytes; raises BadRequest when the options aren't for its kind."""
     _require_options_of(inspection.kind, options)
     ready = inspection.format == "acorn"
     return Scene(
@@ -490,7 +486,7 @@ def get_scene(scene: SceneDep, show: ShowDep) -> SceneOut:
     return show(scene)
 
 
-@router.patch("/scenes/{id}", summary="Describe a scene", responses=documented(404, 409, 413, 422))
+@router.patch("/scenes/{id}", summary="Describe a scene", responses=documented(400, 404, 409, 413, 422))
 def patch_scene(
     id: SceneId, change: SceneChange, store: StoreDep, jobs: JobQueueDep, show: ShowDep
 ) -> SceneOut:

@@ -1,24 +1,43 @@
-"""Bytes that arrive: counted while they come, written to the spool, never decoded here."""
+"""Bytes that arrive: counted and digested while they come, written to the disk, never decoded here."""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import AsyncGenerator, Iterator
+import base64
+import binascii
+import hashlib
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Final
 
-import anyio
 from fastapi import Request
-from starlette.datastructures import UploadFile
+from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from acorn_svc.errors import BadRequest, TooManyBytes
+from acorn_svc.api.intake import Intake
+from acorn_svc.errors import BadRequest, DigestMismatch, TooManyBytes
 from acorn_svc.settings import Settings
 from acorn_svc.store.blobs import Blobs
+from acorn_svc.store.scenes import SceneStore
 
-MULTIPART = "multipart/form-data"
-MAX_FIELDS = 32
-MAX_FIELD_BYTES = 64 * 1024
+MULTIPART: Final = "multipart/form-data"
+MAX_FIELDS: Final = 32
+MAX_FIELD_BYTES: Final = 64 * 1024
+PIECE_BYTES: Final = 1024 * 1024
+"""So much is gathered before it is written: threads are not free."""
+DIGEST_HEADERS: Final = ("content-digest", "repr-digest")
+SHA256: Final = re.compile(r"sha-256\s*=\s*:([^:]*):")
+
+
+@dataclass(frozen=True)
+class Received:
+    """An upload that has arrived: its SHA-256 in hexadecimal, and the other fields of its form."""
+
+    sha256: str
+    fields: Mapping[str, str] = field(default_factory=dict)
 
 
 @contextmanager
@@ -31,28 +50,84 @@ def spooled(blobs: Blobs) -> Iterator[Path]:
         path.unlink(missing_ok=True)
 
 
-async def receive(request: Request, path: Path, blobs: Blobs, settings: Settings) -> dict[str, str]:
-    """Write the upload of `request` to `path`; returns the other fields of a multipart body.
+async def receive(
+    request: Request, path: Path, store: SceneStore, settings: Settings, intake: Intake
+) -> Received:
+    """Write the upload of `request` to `path`.
 
-    Raises TooManyBytes as soon as it is known, InsufficientStorage before the disk is full, and
-    BadRequest for a multipart body that cannot be read.
+    Raises TooManyBytes as soon as it is known, InsufficientStorage before the disk is full,
+    DigestMismatch, and BadRequest for a multipart body or a digest that cannot be read.
     """
-    limit = settings.max_upload_bytes
-    announced = _announced_bytes(request)
-    if announced > limit:
-        raise _too_many(limit)
-    blobs.require_room(announced, settings.min_free_disk_bytes)
+    announced = announced_bytes(request)
+    if announced > settings.max_upload_bytes:
+        raise _too_many(settings.max_upload_bytes)
+    await intake.write(partial(store.require_room, announced))
+    wanted = announced_digests(request.headers, *DIGEST_HEADERS)
+    body = _counted(request, settings.max_upload_bytes)
     if request.headers.get("content-type", "").lower().startswith(MULTIPART):
-        return await _receive_form(request, path, limit)
-    async with await anyio.open_file(path, "wb") as file:
-        async for chunk in _counted(request, limit):
-            await file.write(chunk)
-    return {}
+        return await _receive_form(request, body, wanted, path, intake)
+
+    def require_room(size: int) -> None:
+        store.blobs.require_room(size, settings.min_free_disk_bytes)
+
+    sha256 = await _write(body, path, require_room, intake)
+    _require_digests(wanted, sha256)
+    return Received(sha256)
 
 
-def _announced_bytes(request: Request) -> int:
+def announced_bytes(request: Request) -> int:
+    """What Content-Length says, or 0."""
     length = request.headers.get("content-length", "")
     return int(length) if length.isascii() and length.isdigit() else 0
+
+
+def announced_digests(headers: Headers, *names: str) -> set[str]:
+    """The SHA-256 in those headers `names` (RFC 9530) that are there, in hexadecimal.
+
+    Raises BadRequest for one that cannot be read, and where there are only others, which are not checked.
+    """
+    values = [", ".join(headers.getlist(name)) for name in names if name in headers]
+    return {_sha256_of(value) for value in values}
+
+
+def _sha256_of(value: str) -> str:
+    for member in value.split(","):
+        if match := SHA256.fullmatch(member.strip()):
+            return decode_base64(match[1], hashlib.sha256().digest_size).hex()
+    raise BadRequest("The digest isn't one of the form sha-256=:...:, as RFC 9530 has it.")
+
+
+def decode_base64(text: str, size: int | None = None) -> bytes:
+    """The bytes that `text` stands for; raises BadRequest when there are none, or not `size`."""
+    try:
+        content = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise BadRequest("A header holds something that isn't Base64.") from None
+    if size is not None and len(content) != size:
+        raise BadRequest(f"A digest has {len(content)} bytes instead of {size}.")
+    return content
+
+
+def _require_digests(wanted: set[str], sha256: str) -> None:
+    if wanted - {sha256}:
+        raise DigestMismatch("Other bytes have arrived than the digest that was sent with them is of.")
+
+
+async def pieces(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+    """The same bytes in larger pieces; when they break off, those that came are told before that is."""
+    gathered = bytearray()
+    try:
+        async for chunk in chunks:
+            gathered += chunk
+            if len(gathered) >= PIECE_BYTES:
+                yield bytes(gathered)
+                gathered.clear()
+    except Exception:
+        if gathered:
+            yield bytes(gathered)
+        raise
+    if gathered:
+        yield bytes(gathered)
 
 
 async def _counted(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
@@ -69,10 +144,31 @@ def _too_many(limit: int) -> TooManyBytes:
     return TooManyBytes(message, limit="max_upload_bytes", value=limit)
 
 
-async def _receive_form(request: Request, path: Path, limit: int) -> dict[str, str]:
+async def _write(
+    body: AsyncIterator[bytes], path: Path, require_room: Callable[[int], None], intake: Intake
+) -> str:
+    """Write `body` to `path`; returns its SHA-256 in hexadecimal."""
+    sha256 = hashlib.sha256()
+
+    def write(piece: bytes) -> None:
+        require_room(len(piece))
+        file.write(piece)
+        sha256.update(piece)
+
+    with path.open("wb") as file:
+        async for piece in pieces(body):
+            await intake.write(partial(write, piece))
+    return sha256.hexdigest()
+
+
+async def _receive_form(
+    request: Request, body: AsyncGenerator[bytes, None], wanted: set[str], path: Path, intake: Intake
+) -> Received:
+    """Read a form and write its file to `path`; `wanted` are digests of the whole form."""
+    whole = hashlib.sha256()
     parser = MultiPartParser(
         request.headers,
-        _counted(request, limit),
+        _digested(body, whole) if wanted else body,
         max_files=1,
         max_fields=MAX_FIELDS,
         max_part_size=MAX_FIELD_BYTES,
@@ -82,15 +178,28 @@ async def _receive_form(request: Request, path: Path, limit: int) -> dict[str, s
     except MultiPartException:
         raise BadRequest("The multipart body cannot be read.") from None
     try:
+        _require_digests(wanted, whole.hexdigest())
         file = form.get("file")
         if not isinstance(file, UploadFile):
             raise BadRequest("The multipart body has no file in a field named `file`.")
-        await anyio.to_thread.run_sync(_copy, file, path)
-        return {name: value for name, value in form.items() if isinstance(value, str)}
+        sha256 = await intake.write(partial(_copy, file, path))
+        _require_digests(announced_digests(file.headers, *DIGEST_HEADERS), sha256)
+        return Received(sha256, {name: value for name, value in form.items() if isinstance(value, str)})
     finally:
         await form.close()
 
 
-def _copy(file: UploadFile, path: Path) -> None:
+async def _digested(body: AsyncIterator[bytes], whole: hashlib._Hash) -> AsyncGenerator[bytes, None]:
+    async for chunk in body:
+        whole.update(chunk)
+        yield chunk
+
+
+def _copy(file: UploadFile, path: Path) -> str:
+    """Write the file of a form to `path`; returns its SHA-256 in hexadecimal."""
+    sha256 = hashlib.sha256()
     with path.open("wb") as target:
-        shutil.copyfileobj(file.file, target)
+        while piece := file.file.read(PIECE_BYTES):
+            target.write(piece)
+            sha256.update(piece)
+    return sha256.hexdigest()

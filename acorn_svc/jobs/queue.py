@@ -64,9 +64,23 @@ class JobQueue:
 
     # What people ask for
 
-    def accept(self, scene: Scene, upload: Path) -> Scene:
-        """Keep a new scene and its job; neither is lost once this returns."""
-        return self._store.create(scene, upload, also=lambda session: self._add(session, scene))
+    def accept(
+        self,
+        scene: Scene,
+        upload: Path,
+        also: Callable[[Session], object] = lambda _session: None,
+        sha256: str | None = None,
+    ) -> Scene:
+        """Keep a new scene and its job; neither is lost once this returns.
+
+        `also` and `sha256` are those of `SceneStore.create`.
+        """
+
+        def add(session: Session) -> None:
+            self._add(session, scene)
+            also(session)
+
+        return self._store.create(scene, upload, add, sha256)
 
     def cancel(self, scene_id: str) -> Scene:
         """End the job; raises NotFound, or Conflict when there is none."""

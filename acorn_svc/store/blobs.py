@@ -119,14 +119,14 @@ class FolderBlobs(Blobs):
 
     def publish(self, source: Path, key: str) -> None:
         """See Blobs: first the bytes are on the disk, then they get their name, then the folder is."""
-        _synchronise(source)
+        synchronise(source)
         source.chmod(0o444)
         path = self.folder / key
         path.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileExistsError):
             path.hardlink_to(source)
         for folder in path.parents:
-            _synchronise(folder)
+            synchronise(folder)
             if folder == self.folder:
                 return
 
@@ -223,7 +223,8 @@ def _last_written(path: Path) -> float:
     return max(float(one.stat().st_mtime) for one in (path, *inside))
 
 
-def _synchronise(path: Path) -> None:
+def synchronise(path: Path) -> None:
+    """Wait until the file, or the list of names in the folder, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

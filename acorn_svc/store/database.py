@@ -202,6 +202,40 @@ class ProgressEvent(Base):
     data: Mapped[dict[str, Any]]
 
 
+class Upload(Base):
+    """An upload that arrives in several requests, and what came of it.
+
+    `length` and `received` are in bytes. `labels` is what the client said of it, as it said it, `options`
+    what that means for the scene. `digest` is the SHA-256 that the whole is to have, in hexadecimal. Each
+    request that appends takes the next `turn`. In the end there is a `scene_id`, or an `error` as the API
+    tells it. `updated_at` changes when bytes arrive, and at the end.
+    """
+
+    __tablename__ = "uploads"
+
+    id: Mapped[str] = mapped_column(String(26), primary_key=True)
+    length: Mapped[int] = mapped_column(Number)
+    received: Mapped[int] = mapped_column(Number, default=0)
+    turn: Mapped[int] = mapped_column(default=0)
+    labels: Mapped[str]
+    options: Mapped[dict[str, Any]]
+    digest: Mapped[str | None] = mapped_column(default=None)
+    scene_id: Mapped[str | None] = mapped_column(default=None)
+    error: Mapped[dict[str, Any] | None] = mapped_column(default=None)
+    created_at: Mapped[datetime] = mapped_column(default=now)
+    updated_at: Mapped[datetime] = mapped_column(default=now, index=True)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every byte has arrived."""
+        return self.received == self.length
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it's known what came of it."""
+        return self.scene_id is not None or self.error is not None
+
+
 @dataclass(frozen=True)
 class SceneHead:
     """What looking at a scene needs of its row; the names are those of `Scene`."""

@@ -247,13 +247,16 @@ class SceneStore:
         scene: Scene,
         upload: Path,
         also: Callable[[Session], object] = lambda _session: None,
+        sha256: str | None = None,
     ) -> Scene:
         """Keep `upload`, a file of the spool, and add the scene; `also` joins the transaction.
+
+        `sha256` is the digest of the file in hexadecimal, where it is known already.
 
         The upload becomes the original, and also the snapshot of a scene that is born with a version.
         It is gone from the spool afterwards. Raises InsufficientStorage when all files take too much.
         """
-        key, size = f"originals/{_digest(upload)}", upload.stat().st_size
+        key, size = f"originals/{sha256 or _digest(upload)}", upload.stat().st_size
         roles = [Role.ORIGINAL, Role.SNAPSHOT] if scene.version else [Role.ORIGINAL]
         files = [File(scene_id=scene.id, role=role, key=key, bytes=size) for role in roles]
         with self._publishing({key: upload}) as session:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from upload_operations import append_upload, fill_uploads, finish_upload
+
 from acorn_svc.store.backup import write_backup
 from acorn_svc.store.scenes import Scene, SceneStore, Status
 
@@ -88,8 +90,11 @@ def back_up(store: SceneStore) -> None:
 
 OPERATIONS: dict[str, Callable[[SceneStore], None]] = {
     operation.__name__: operation
-    for operation in (create, create_again, publish, checkpoint, finish, note, delete, collect, back_up)
-}
+    for operation in (
+        create, create_again, publish, checkpoint, finish, note, delete, collect, back_up, append_upload,
+        finish_upload,
+    )
+}  # fmt: skip
 
 
 def summary(store: SceneStore) -> list[tuple[object, ...]]:
@@ -109,3 +114,4 @@ def fill(store: SceneStore) -> None:
             state = spooled(store, b"the %s state of %s" % (number, scene_id[-1:].encode()))
             store.publish_snapshot(scene_id, 0, snapshot, {"stage": "fitting", "step": 1}, state)
     store.blobs.publish(spooled(store, b"what no scene needs"), "snapshots/nobody")
+    fill_uploads(store)
