@@ -126,12 +126,20 @@ def node_program() -> str | None:
     return shutil.which("node") or (str(carried) if carried else None)
 
 
+@pytest.fixture(scope="session")
+def node() -> str:
+    """The program node."""
+    found = node_program()
+    if found is None:
+        pytest.skip("there is no node")
+    return found
+
+
 @pytest.fixture
-def gltf_errors() -> Callable[[Path], list[str]]:
+def gltf_errors(node: str) -> Callable[[Path], list[str]]:
     """What the Khronos validator has against a GLB file: its errors and warnings."""
-    node = node_program()
-    if node is None or not (REPOSITORY / "web/node_modules/gltf-validator").is_dir():
-        pytest.skip("there is no node, or no gltf-validator in web/node_modules (npm ci)")
+    if not (REPOSITORY / "web/node_modules/gltf-validator").is_dir():
+        pytest.skip("there is no gltf-validator in web/node_modules (npm ci)")
 
     def validate(path: Path) -> list[str]:
         ran = subprocess.run(

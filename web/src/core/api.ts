@@ -8,11 +8,11 @@ import type {
   ImageScene,
   MeshFormat,
   Metadata,
-  Preset,
   Scene,
   ScenePage,
   ShapeScene,
   ShapeTree,
+  UploadResult,
 } from "./types";
 
 export class ApiError extends Error {
@@ -26,7 +26,7 @@ export class ApiError extends Error {
   }
 }
 
-const UNREACHABLE = "The server cannot be reached.";
+export const UNREACHABLE = "The server cannot be reached.";
 const PAGE_SIZE = 48;
 
 function isErrorBody(value: unknown): value is ErrorBody {
@@ -134,6 +134,10 @@ export async function getImageInfo(scene: ImageScene): Promise<ImageInfo> {
   return { ...info, id: new URL(path, location.href).href.replace(/\/info\.json.*$/, "") };
 }
 
+/** How far an upload has come, and what came of it. */
+export const getUpload = (path: string, signal: AbortSignal): Promise<UploadResult> =>
+  json(path, { signal });
+
 export function editScene(id: string, changes: Partial<Metadata>): Promise<Scene> {
   return json(scenePath(id), {
     method: "PATCH",
@@ -165,34 +169,4 @@ export async function deleteScene(id: string): Promise<void> {
 /** A file's name without its folder and extension: the first title of its scene. */
 export function titleFromFileName(name: string): string {
   return name.replace(/^.*[/\\]/, "").replace(/(?<=.)\.[^.]*$/, "");
-}
-
-function uploadForm(file: File, preset: Preset): FormData {
-  const form = new FormData();
-  form.set("title", titleFromFileName(file.name));
-  form.set("preset", preset);
-  form.set("file", file, file.name);
-  return form;
-}
-
-/** Uploads a file as a new scene; onProgress gets the share sent, 0 to 1. */
-export function uploadScene(
-  file: File,
-  preset: Preset,
-  onProgress: (share: number) => void,
-): { done: Promise<Scene>; abort: () => void } {
-  // fetch cannot report how much of a body was sent.
-  const request = new XMLHttpRequest();
-  const done = new Promise<Scene>((resolve, reject) => {
-    request.upload.onprogress = (event) => onProgress(event.total ? event.loaded / event.total : 0);
-    request.onerror = () => reject(new ApiError(UNREACHABLE, "unreachable", 0));
-    request.onabort = () => reject(new ApiError("The upload was stopped.", "aborted", 0));
-    request.onload = () => {
-      if (request.status === 201) resolve(JSON.parse(request.responseText) as Scene);
-      else reject(errorFrom(request.status, request.responseText));
-    };
-    request.open("POST", "/scenes");
-    request.send(uploadForm(file, preset));
-  });
-  return { done, abort: () => request.abort() };
 }

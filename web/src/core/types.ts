@@ -156,6 +156,23 @@ export interface ImageInfo {
   [key: string]: unknown;
 }
 
+export interface ErrorDetail {
+  code: string;
+  message: string;
+  limit: string | null;
+  value: number | null;
+}
+
 export interface ErrorBody {
-  error: { code: string; message: string; limit: string | null; value: number | null };
+  error: ErrorDetail;
+}
+
+/** How far an upload has come, and the scene or the error that came of it in the end. */
+export interface UploadResult {
+  id: string;
+  status: "receiving" | "checking" | "done" | "failed";
+  offset: number;
+  length: number;
+  scene_id: string | null;
+  error: ErrorDetail | null;
 }

@@ -12,7 +12,7 @@ export interface Upload {
   error: string | null;
 }
 
-/** Sends one file; api.uploadScene, or a test's own. */
+/** Sends one file; sending.uploadScene, or a test's own. */
 export type Send = (
   file: File,
   preset: Preset,

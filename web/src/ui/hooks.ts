@@ -1,13 +1,14 @@
 /** The core's values as component state. */
 
 import { useCallback, useEffect, useRef, useState } from "preact/hooks";
-import { getScene, listScenes, messageOf, uploadScene } from "../core/api";
+import { getScene, listScenes, messageOf } from "../core/api";
 import type { LiveScene, SceneEvent } from "../core/events";
 import { follow, live, reduce } from "../core/events";
 import type { Gallery } from "../core/gallery";
 import { appendPage, EMPTY_GALLERY, loadGallery, putScene, scenesToFollow } from "../core/gallery";
 import type { Route } from "../core/route";
 import { parseRoute } from "../core/route";
+import { uploadScene } from "../core/sending";
 import { isActive } from "../core/status";
 import type { Scene } from "../core/types";
 import type { Upload } from "../core/uploads";
