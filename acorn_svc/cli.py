@@ -258,7 +258,8 @@ def serve(
 ) -> None:
     """Start the service: page, REST API, IIIF and Deep Zoom, and the worker that fits.
 
-    All else is set by environment variables, ACORN_...; `docs/settings.md` lists them.
+    All else is set by environment variables, ACORN_...; `docs/settings.md` and `docs/limits.md` list
+    them.
     """
     from acorn_svc.api.app import serve as run
 

@@ -10,6 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
+from acorn_svc.jobs import sandbox
+
 LIBRARIES = ("torch", "numpy", "pyvips", "safetensors", "fastapi", "uvicorn", "dbos", "sqlalchemy")
 WEB_BUNDLE = Path(__file__).parent / "web" / "index.html"
 
@@ -38,6 +40,7 @@ def examine() -> Iterator[Finding]:
     yield from map(_library, LIBRARIES)
     yield _libvips()
     yield from _back_ends()
+    yield from _sandbox()
     yield _web_bundle()
     yield _demo_photo()
 
@@ -68,6 +71,15 @@ def _back_ends() -> Iterator[Finding]:
         return
     for name, works, reason in operations.available():
         yield Finding(f"back end {name}", works, reason or "works", needed=name == "reference")
+
+
+def _sandbox() -> Iterator[Finding]:
+    """What is out of reach for the process that decodes uploads."""
+    holds = sandbox.holds()
+    lacks = "no Landlock here: what decodes uploads can read every file that the service can"
+    yield Finding("sandbox of files", holds.files, "works" if holds.files else lacks, needed=False)
+    lacks = "no seccomp here: what decodes uploads can reach networks and start programs"
+    yield Finding("sandbox of system calls", holds.calls, "works" if holds.calls else lacks, needed=False)
 
 
 def _web_bundle() -> Finding:

@@ -2,25 +2,36 @@
 
 A setting is read from the environment variable `ACORN_<NAME>`. Nothing here means "unlimited", zero
 is refused, and a combination that could not work is refused at start with the reason.
-`docs/settings.md` is written from this file by `python -m acorn_svc.settings`.
+`docs/settings.md` and `docs/limits.md` are written from this file.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+# What happens to what is beyond a limit: the status and the code of the answer.
+TOO_LARGE, UNUSABLE = "413 `too_large`", "422 `limit_exceeded`"
+BUSY, NO_ROOM, BAD_REQUEST = "503 `unavailable`", "507 `insufficient_storage`", "400 `bad_request`"
+TOO_SLOW, CLOSED = "408 `too_slow`", "the connection is closed"
+FAILED, FORGOTTEN = "the job fails", "the oldest are forgotten"
+
 MIB = 1024 * 1024
 GIB = 1024 * MIB
 PREFIX = "ACORN_"
 
 
-def _setting(default: Any, unit: str, sentence: str, *, least: float = 1, most: float) -> Any:
-    return Field(default, ge=least, le=most, description=sentence, json_schema_extra={"unit": unit})
+def _setting(
+    default: Any, unit: str, sentence: str, *, least: float = 1, most: float, refused: str | None = None
+) -> Any:
+    """A number; `refused` makes it a limit, and says what happens to what is beyond it."""
+    extra = {"unit": unit} if refused is None else {"unit": unit, "refused": refused}
+    return Field(default, ge=least, le=most, description=sentence, json_schema_extra=extra)  # type: ignore[arg-type]
 
 
 def _cores() -> int:
@@ -50,10 +61,18 @@ class Settings(BaseSettings):
         json_schema_extra={"unit": "URL"},
     )
     blob_cache_bytes: int = _setting(
-        10 * GIB, "bytes", "Disk for copies of files that are in an object store.", most=1024 * 1024 * GIB
+        10 * GIB,
+        "bytes",
+        "Disk for copies of files that are in an object store.",
+        most=1024 * 1024 * GIB,
+        refused=FORGOTTEN,
     )
     store_quota_bytes: int = _setting(
-        50 * GIB, "bytes", "Uploads are refused when all files would take more.", most=1024 * 1024 * GIB
+        50 * GIB,
+        "bytes",
+        "Uploads are refused when all files would take more.",
+        most=1024 * 1024 * GIB,
+        refused=NO_ROOM,
     )
     gc_age_seconds: int = _setting(
         86_400,
@@ -74,84 +93,192 @@ class Settings(BaseSettings):
     port: int = _setting(8000, "port", "The TCP port to listen on.", most=65_535)
 
     max_connections: int = _setting(
-        1024, "connections", "Connections at the same time; further ones are answered 503.", most=100_000
+        1024,
+        "connections",
+        "Connections at the same time; further ones are answered 503.",
+        most=100_000,
+        refused=BUSY,
     )
     max_connections_per_address: int = _setting(
         64,
         "connections",
         "Connections of one address (of IPv6, one /64 network); more where a proxy makes all of them.",
         most=100_000,
+        refused=BUSY,
     )
     max_requests: int = _setting(
-        2048, "requests", "Requests that are worked on; further ones are answered 503.", most=100_000
+        2048,
+        "requests",
+        "Requests that are worked on; further ones are answered 503.",
+        most=100_000,
+        refused=BUSY,
     )
     max_header_bytes: int = _setting(
-        32_768, "bytes", "The largest header of a request, its address included.", least=1024, most=MIB
+        32_768,
+        "bytes",
+        "The largest header of a request, its address included.",
+        least=1024,
+        most=MIB,
+        refused="431 `header_too_large`",
     )
     header_seconds: float = _setting(
-        10.0, "seconds", "Time a client may take to send the header of a request.", least=0.1, most=3600
+        10.0,
+        "seconds",
+        "Time a client may take to send the header of a request.",
+        least=0.1,
+        most=3600,
+        refused=TOO_SLOW,
     )
     request_seconds: float = _setting(
-        30.0, "seconds", "Time a client may take to send a body, however small.", least=0.1, most=86_400
+        30.0,
+        "seconds",
+        "Time a client may take to send a body, however small.",
+        least=0.1,
+        most=86_400,
+        refused=TOO_SLOW,
     )
     min_body_bytes_per_second: int = _setting(
-        1024, "bytes/s", "A larger body may take longer: its bytes divided by this.", most=GIB
+        1024,
+        "bytes/s",
+        "A larger body may take longer: its bytes divided by this.",
+        most=GIB,
+        refused=TOO_SLOW,
     )
     send_seconds: float = _setting(
-        30.0, "seconds", "Time a client may go on taking nothing of an answer.", least=0.1, most=3600
+        30.0,
+        "seconds",
+        "Time a client may go on taking nothing of an answer.",
+        least=0.1,
+        most=3600,
+        refused=CLOSED,
     )
     keep_alive_seconds: int = _setting(
-        15, "seconds", "Time a connection is kept without a request.", most=3600
+        15, "seconds", "Time a connection is kept without a request.", most=3600, refused=CLOSED
     )
     max_event_streams: int = _setting(
-        64, "streams", "Clients that follow scenes at the same time; others are answered 503.", most=100_000
+        64,
+        "streams",
+        "Clients that follow scenes at the same time; others are answered 503.",
+        most=100_000,
+        refused=BUSY,
     )
 
     max_upload_bytes: int = _setting(
-        512 * MIB, "bytes", "The largest upload, counted while it arrives.", most=1024 * GIB
+        512 * MIB,
+        "bytes",
+        "The largest upload, counted while it arrives.",
+        most=1024 * GIB,
+        refused=TOO_LARGE,
     )
-    max_request_bytes: int = _setting(8 * MIB, "bytes", "The largest body of any other request.", most=GIB)
+    max_request_bytes: int = _setting(
+        8 * MIB, "bytes", "The largest body of any other request.", most=GIB, refused=TOO_LARGE
+    )
     min_free_disk_bytes: int = _setting(
-        GIB, "bytes", "Uploads are refused when they would leave less free disk.", most=1024 * GIB
+        GIB,
+        "bytes",
+        "Uploads are refused when they would leave less free disk.",
+        most=1024 * GIB,
+        refused=NO_ROOM,
     )
     max_unfinished_uploads: int = _setting(
-        1000, "uploads", "Resumable uploads that may be under way; as many results are kept.", most=1_000_000
+        1000,
+        "uploads",
+        "Resumable uploads that may be under way; as many results are kept.",
+        most=1_000_000,
+        refused=BUSY,
     )
     max_unfinished_bytes: int = _setting(
-        8 * GIB, "bytes", "The sizes of all resumable uploads under way, together.", most=1024 * GIB
+        8 * GIB,
+        "bytes",
+        "The sizes of all resumable uploads under way, together.",
+        most=1024 * GIB,
+        refused=NO_ROOM,
     )
     upload_ttl_seconds: int = _setting(
         86_400,
         "seconds",
         "Time after which a resumable upload to which nothing was added is removed.",
         most=365 * 86_400,
+        refused="it is removed",
     )
 
     max_image_pixels: int = _setting(
-        256_000_000, "pixels", "The largest image, width times height.", most=10**10
+        256_000_000, "pixels", "The largest image, width times height.", most=10**10, refused=UNUSABLE
     )
-    max_image_side: int = _setting(65_536, "pixels", "The longest side of an image.", most=1_000_000)
+    max_image_side: int = _setting(
+        65_536, "pixels", "The longest side of an image.", most=1_000_000, refused=UNUSABLE
+    )
+    max_image_channels: int = _setting(
+        4, "channels", "The most channels of an image, alpha included.", most=4, refused=UNUSABLE
+    )
+    max_image_frames: int = _setting(
+        1,
+        "images",
+        "The most images in one file, a TIFF's overviews not counted; the first is read.",
+        most=1000,
+        refused=UNUSABLE,
+    )
     max_mesh_vertices: int = _setting(
-        20_000_000, "vertices", "The most vertices of a mesh that is uploaded.", most=10**9
+        20_000_000, "vertices", "The most vertices of a mesh that is uploaded.", most=10**9, refused=UNUSABLE
     )
     max_mesh_faces: int = _setting(
-        40_000_000, "faces", "The most faces of a mesh that is uploaded.", most=10**9
+        40_000_000, "faces", "The most faces of a mesh that is uploaded.", most=10**9, refused=UNUSABLE
+    )
+    max_mesh_parts: int = _setting(
+        50_000,
+        "parts",
+        "The most parts of a GLB file, counted as often as they are shown.",
+        most=1_000_000,
+        refused=UNUSABLE,
+    )
+    max_mesh_textures: int = _setting(
+        256, "textures", "The most textures of a GLB file.", most=10_000, refused=UNUSABLE
+    )
+    max_texture_pixels: int = _setting(
+        2**26,
+        "pixels",
+        "The largest texture of a GLB file, width times height.",
+        most=10**9,
+        refused=UNUSABLE,
+    )
+    max_gltf_json_bytes: int = _setting(
+        32 * MIB, "bytes", "The largest description (JSON) inside a GLB file.", most=GIB, refused=UNUSABLE
+    )
+    max_model_bytes: int = _setting(
+        GIB, "bytes", "The largest `.acorn` file that is opened.", most=1024 * GIB, refused=TOO_LARGE
+    )
+    max_model_header_bytes: int = _setting(
+        MIB, "bytes", "The largest header of an `.acorn` file.", least=4096, most=64 * MIB, refused=UNUSABLE
+    )
+    max_model_cells: int = _setting(
+        4_000_000,
+        "nodes",
+        "The most cells (nodes of the tree) of an `.acorn` file.",
+        most=4_000_000,
+        refused=UNUSABLE,
+    )
+    max_model_memory_bytes: int = _setting(
+        6 * GIB,
+        "bytes",
+        "Memory that opening an `.acorn` file takes by what its header says.",
+        most=1024 * GIB,
+        refused=UNUSABLE,
     )
     decode_memory_bytes: int = _setting(
-        4 * GIB, "bytes", "Memory of the process that checks an upload.", most=1024 * GIB
+        4 * GIB, "bytes", "Memory of the process that checks an upload.", most=1024 * GIB, refused=UNUSABLE
     )
     decode_cpu_seconds: int = _setting(
-        60, "seconds", "Processor time of the process that checks an upload.", most=3600
+        60, "seconds", "Processor time of the process that checks an upload.", most=3600, refused=UNUSABLE
     )
     decode_wall_seconds: int = _setting(
-        90, "seconds", "Time after which the check of an upload is given up.", most=3600
+        90, "seconds", "Time after which the check of an upload is given up.", most=3600, refused=UNUSABLE
     )
     max_decodes: int = _setting(
-        2, "processes", "Uploads that are checked at the same time; others wait.", most=256
+        2, "processes", "Uploads that are checked at the same time; others wait.", most=256, refused=BUSY
     )
 
     max_queued_jobs: int = _setting(
-        1000, "jobs", "Jobs that may wait or run; further uploads are refused.", most=1_000_000
+        1000, "jobs", "Jobs that may wait or run; further uploads are refused.", most=1_000_000, refused=BUSY
     )
     embedded_workers: int = _setting(
         1,
@@ -171,7 +298,11 @@ class Settings(BaseSettings):
         5.0, "seconds", "Time between two signs of life of a worker.", least=0.1, most=1200
     )
     job_attempts: int = _setting(
-        3, "starts", "Starts of a job without a new checkpoint, after which it fails.", most=100
+        3,
+        "starts",
+        "Starts of a job without a new checkpoint, after which it fails.",
+        most=100,
+        refused=FAILED,
     )
     job_threads: int = _setting(
         _cores(), "threads", "Processor threads of one fit; the default is every core.", most=1024
@@ -182,9 +313,11 @@ class Settings(BaseSettings):
         json_schema_extra={"unit": "device"},
     )
     job_memory_bytes: int = _setting(
-        12 * GIB, "bytes", "Memory of the process that fits one scene.", most=16 * 1024 * GIB
+        12 * GIB, "bytes", "Memory of the process that fits one scene.", most=16 * 1024 * GIB, refused=FAILED
     )
-    job_wall_seconds: int = _setting(21_600, "seconds", "Time one start of a job may take.", most=30 * 86_400)
+    job_wall_seconds: int = _setting(
+        21_600, "seconds", "Time one start of a job may take.", most=30 * 86_400, refused=FAILED
+    )
     checkpoint_seconds: float = _setting(
         10.0,
         "seconds",
@@ -197,13 +330,23 @@ class Settings(BaseSettings):
         "days",
         "Time after which the course of a finished fit is forgotten; its result stays.",
         most=36_500,
+        refused=FORGOTTEN,
     )
     shutdown_seconds: int = _setting(
-        30, "seconds", "Time a stopping server gives requests and jobs to end.", most=600
+        30,
+        "seconds",
+        "Time a stopping server gives requests and jobs to end.",
+        most=600,
+        refused="they are ended",
     )
 
     max_tile_side: int = _setting(
-        4096, "pixels", "The longest side of a picture made by IIIF.", least=512, most=16_000
+        4096,
+        "pixels",
+        "The longest side of a picture made by IIIF.",
+        least=512,
+        most=16_000,
+        refused=BAD_REQUEST,
     )
     max_tile_pixels: int = _setting(
         2048 * 2048,
@@ -211,10 +354,20 @@ class Settings(BaseSettings):
         "The largest picture made by IIIF, width times height.",
         least=512 * 512,
         most=256_000_000,
+        refused=BAD_REQUEST,
     )
-    max_query_points: int = _setting(100_000, "points", "The most points in one query.", most=10_000_000)
+    max_query_points: int = _setting(
+        100_000, "points", "The most points in one query.", most=10_000_000, refused=UNUSABLE
+    )
     max_region_pixels: int = _setting(
-        4_000_000_000, "pixels", "The largest region that is streamed.", most=10**12
+        4_000_000_000, "pixels", "The largest region that is streamed.", most=10**12, refused=UNUSABLE
+    )
+    max_region_side: int = _setting(
+        1 << 20,
+        "pixels",
+        "The longest side of a region that is streamed, row by row.",
+        most=1 << 24,
+        refused=UNUSABLE,
     )
     max_mesh_resolution: int = _setting(
         1024,
@@ -222,15 +375,16 @@ class Settings(BaseSettings):
         "The finest mesh that is made of a shape: cells along its longest side.",
         least=8,
         most=16_384,
+        refused=UNUSABLE,
     )
     max_in_flight_renders: int = _setting(
-        _cores(), "renders", "Pictures that are rendered at the same time.", most=1024
+        _cores(), "renders", "Pictures that are rendered at the same time.", most=1024, refused="others wait"
     )
     render_queue: int = _setting(
-        64, "renders", "Renders that may wait; further ones are answered 503.", most=100_000
+        64, "renders", "Renders that may wait; further ones are answered 503.", most=100_000, refused=BUSY
     )
     render_wait_seconds: int = _setting(
-        20, "seconds", "Time a render may wait before it is answered 503.", most=600
+        20, "seconds", "Time a render may wait before it is answered 503.", most=600, refused=BUSY
     )
     render_seconds: float = _setting(
         60.0,
@@ -238,20 +392,24 @@ class Settings(BaseSettings):
         "Time a picture, tile or query may take before it is given up.",
         least=0.1,
         most=3600,
+        refused=BUSY,
     )
     mesh_seconds: float = _setting(
-        900.0, "seconds", "Time a mesh may take before it is given up.", least=0.1, most=86_400
+        900.0, "seconds", "Time a mesh may take before it is given up.", least=0.1, most=86_400, refused=BUSY
     )
     max_streams: int = _setting(
         16,
         "streams",
         "Regions and meshes that are sent at the same time; others are answered 503.",
         most=100_000,
+        refused=BUSY,
     )
     field_cache_bytes: int = _setting(
-        512 * MIB, "bytes", "Memory for fields that are kept open.", most=1024 * GIB
+        512 * MIB, "bytes", "Memory for fields that are kept open.", most=1024 * GIB, refused=FORGOTTEN
     )
-    tile_cache_bytes: int = _setting(256 * MIB, "bytes", "Memory for encoded tiles.", most=1024 * GIB)
+    tile_cache_bytes: int = _setting(
+        256 * MIB, "bytes", "Memory for encoded tiles.", most=1024 * GIB, refused=FORGOTTEN
+    )
 
     @model_validator(mode="after")
     def _refuse_unsafe(self) -> Self:
@@ -312,27 +470,51 @@ class Settings(BaseSettings):
         return {f"{PREFIX}{name.upper()}": str(value) for name, value in values.items()}
 
 
+def is_limit(name: str) -> bool:
+    """Whether a setting bounds something, and so stands in `docs/limits.md`."""
+    return "refused" in _extra(name)
+
+
 def settings_page() -> str:
-    """The page of the manual that lists every setting, as Markdown."""
+    """The page of the manual that lists every setting that is no limit, as Markdown."""
     head = (
         "# Settings\n\n"
         "Written by `python -m acorn_svc.settings > docs/settings.md`; do not edit it by hand.\n\n"
-        'Set them in the environment. No value means "unlimited", and zero is refused unless it is named.\n\n'
+        "Set them in the environment; zero is refused unless it is named. Those that bound something are in "
+        "[limits.md](limits.md).\n\n"
         "| variable | unit | default | meaning |\n|---|---|---|---|\n"
     )
-    return head + "".join(_row(name) for name in Settings.model_fields)
+    return head + "".join(f"{_row(name)}\n" for name in Settings.model_fields if not is_limit(name))
+
+
+def limits_page() -> str:
+    """The page of the manual that lists every limit, as Markdown."""
+    head = (
+        "# Limits\n\n"
+        "Written by `python -m acorn_svc.settings limits > docs/limits.md`; do not edit it by hand.\n\n"
+        'Set them in the environment. No value means "unlimited", and zero is refused. An answer that '
+        "refuses something names the limit and its value:\n\n"
+        '`{"error": {"code": "limit_exceeded", "message": "...", "limit": "max_image_pixels", '
+        '"value": 256000000}}`\n\n'
+        "| variable | unit | default | meaning | beyond it |\n|---|---|---|---|---|\n"
+    )
+    limits = filter(is_limit, Settings.model_fields)
+    return head + "".join(f"{_row(name)} {_extra(name)['refused']} |\n" for name in limits)
+
+
+def _extra(name: str) -> dict[str, Any]:
+    extra = Settings.model_fields[name].json_schema_extra
+    return extra if isinstance(extra, dict) else {}
 
 
 def _row(name: str) -> str:
-    field = Settings.model_fields[name]
-    extra = field.json_schema_extra
-    unit = extra["unit"] if isinstance(extra, dict) else ""
+    field, unit = Settings.model_fields[name], _extra(name)["unit"]
     default = "number of cores" if field.default == _cores() and unit in CORE_UNITS else f"`{field.default}`"
     default = "none" if field.default == "" else default
-    return f"| `{PREFIX}{name.upper()}` | {unit} | {default} | {field.description} |\n"
+    return f"| `{PREFIX}{name.upper()}` | {unit} | {default} | {field.description} |"
 
 
 CORE_UNITS = ("threads", "renders")
 
 if __name__ == "__main__":
-    print(settings_page(), end="")
+    print(limits_page() if sys.argv[1:] == ["limits"] else settings_page(), end="")

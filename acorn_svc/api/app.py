@@ -42,6 +42,7 @@ from acorn_svc.api.gate import Places
 from acorn_svc.api.intake import Intake
 from acorn_svc.api.rendering import Renderer
 from acorn_svc.api.server import Server, require_descriptors
+from acorn_svc.errors import TooManyBytes
 from acorn_svc.jobs.inspection import Inspector
 from acorn_svc.jobs.queue import JobQueue
 from acorn_svc.jobs.worker import EmbeddedWorkers, lock_folder
@@ -162,7 +163,9 @@ class Guard:
             message = await receive()
             count += len(message.get("body", b""))
             if count > self._most:
-                raise HTTPException(413, f"The request is larger than {self._most} bytes.")
+                sentence = f"The request is larger than {self._most} bytes."
+                cause = TooManyBytes(sentence, limit="max_request_bytes", value=self._most)
+                raise HTTPException(413) from cause  # any other kind would be taken for a bad body
             return message
 
         return counted

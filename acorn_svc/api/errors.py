@@ -178,6 +178,8 @@ def describe_invalid(errors: Any) -> str:
 
 async def _http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
+    if isinstance(error.__cause__, AcornError):
+        return answer(error.__cause__)
     status = error.status_code
     headers = dict(error.headers or {})
     if status == HTTPStatus.METHOD_NOT_ALLOWED:

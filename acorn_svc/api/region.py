@@ -22,6 +22,7 @@ from acorn_svc.api.rendering import Renderer, RendererDep, View
 from acorn_svc.errors import BadRequest, LimitExceeded
 from acorn_svc.field.model import Field
 from acorn_svc.formats.strips import stream_png, stream_tiff
+from acorn_svc.settings import Settings
 
 Box = tuple[float, float, float, float]
 FileFormat = Literal["png", "tif"]
@@ -29,7 +30,6 @@ FileFormat = Literal["png", "tif"]
 STREAMS: Final = {"png": stream_png, "tif": stream_tiff}
 MEDIA_TYPES: Final = {"png": "image/png", "tif": "image/tiff"}
 STRIP_PIXELS: Final = 1 << 18
-MAX_SIDE: Final = 1 << 20  # one row is the least that is rendered at once
 SMALLEST_SIDE: Final = 1 / 1024  # deeper than this, 32-bit coordinates have no more digits
 _NUMBER: Final = r"[0-9]{1,9}(?:\.[0-9]{1,9})?"
 _BOX: Final = re.compile(rf"({_NUMBER}),({_NUMBER}),({_NUMBER}),({_NUMBER})")
@@ -70,7 +70,7 @@ async def region(
 ) -> Response:
     """Stream a part of the image, of any size, as one PNG or TIFF file at full depth."""
     view = await renderer.view(id)
-    export = parse_export(region, size, view, renderer.settings.max_region_pixels)
+    export = parse_export(region, size, view, renderer.settings)
     return await _file(request, renderer, view, export, format)
 
 
@@ -80,15 +80,16 @@ async def options() -> Response:
     return allowed()
 
 
-def parse_export(region: str | None, size: str | None, view: View, most: int) -> Export:
-    """Check the parameters; `most` is the largest file, in pixels.
+def parse_export(region: str | None, size: str | None, view: View, settings: Settings) -> Export:
+    """Check the parameters against what `settings` allow.
 
     Raises BadRequest for bad syntax or a region outside the image, LimitExceeded for a large file.
     """
     box = _parse_box(region, view)
     target = (max(1, round(box[2])), max(1, round(box[3]))) if size is None else _parse_size(size)
-    if max(target) > MAX_SIDE:
-        raise LimitExceeded("The file is too wide or high.", limit="max_side", value=MAX_SIDE)
+    widest, most = settings.max_region_side, settings.max_region_pixels
+    if max(target) > widest:  # one row is the least that is rendered at once
+        raise LimitExceeded("The file is too wide or high.", limit="max_region_side", value=widest)
     if math.prod(target) > most:
         raise LimitExceeded("The file is too large.", limit="max_region_pixels", value=most)
     return Export(box, target)

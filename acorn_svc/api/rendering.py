@@ -34,7 +34,8 @@ from acorn_svc.errors import BadRequest, NotFound, OtherVersion, Unavailable
 from acorn_svc.field.kinds import AnyField, as_image, as_shape
 from acorn_svc.field.model import Field
 from acorn_svc.field.shape import ShapeField
-from acorn_svc.formats.container import read_field
+from acorn_svc.formats.container import ModelLimits, read_field
+from acorn_svc.jobs.inspection import file_limits
 from acorn_svc.settings import Settings
 from acorn_svc.store.scenes import SceneHead, SceneStore, Snapshot, Status
 
@@ -184,6 +185,7 @@ class Renderer:
         self.extractions = Gate(1, queue, patience, settings.mesh_seconds, "mesh_seconds")
         self.streams = Places(settings.max_streams, "max_streams")
         self._store = store
+        self._limits = ModelLimits(**file_limits(settings)["model"])
         self._fields: Cache[tuple[str, int], AnyField] = Cache(settings.field_cache_bytes)
         self._results: Cache[Hashable, bytes] = Cache(settings.tile_cache_bytes)
         self._making: Flights[tuple[View, bytes]] = Flights()
@@ -326,7 +328,7 @@ class Renderer:
         with self._opening:
             field = self._fields.get(view.key)
             if field is None:
-                field = read_field(self._store.local(view.snapshot))
+                field = read_field(self._store.local(view.snapshot), self._limits)
                 self._fields.put(view.key, field, _memory(field))
             return field
 

@@ -37,7 +37,7 @@ def read_state(path: Path, max_bytes: int = MAX_STATE_BYTES) -> FitState:
         TooManyBytes: it is larger than `max_bytes`.
         OSError: it cannot be read.
     """
-    content = read_bytes(path, max_bytes)
+    content = read_bytes(path, max_bytes, "max_state_bytes")
     meta, arrays = envelope.unpack(content, KEY, max_header_bytes=MAX_STATE_HEADER_BYTES)
     return FitState(arrays=arrays, meta=meta)
 

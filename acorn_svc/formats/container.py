@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
@@ -12,7 +12,7 @@ from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 import numpy as np
 from numpy.typing import NDArray
 
-from acorn_svc.errors import BadModel
+from acorn_svc.errors import BadModel, LimitExceeded
 from acorn_svc.field.kinds import AnyField, field_from_state
 from acorn_svc.field.lattice import owned_counts
 from acorn_svc.field.quantisation import (
@@ -47,9 +47,8 @@ from acorn_svc.formats.envelope import Array, Document
 from acorn_svc.formats.files import Buffer, read_bytes, replace_file
 
 KEY = "acorn"
-VERSION = 0
+VERSION = 1
 
-MAX_MODEL_BYTES = 1 << 30
 MAX_NODES = 4_000_000
 MAX_FINEST_BLOCKS = 1 << 24
 MAX_VERTEX_ENTRIES = 1 << 29
@@ -64,6 +63,29 @@ TENSORS = {
     "chunks.bytes": "<u8", "chunks.offset": "<u8", "chunks.digest": "|u1", "features.scale": "<f4",
     "index.split": "|u1", "index.inside": "|u1", "index.outside": "|u1",
 }  # fmt: skip
+
+
+# What reading takes, at most, beside the file itself.
+BYTES_PER_NODE = 500
+BYTES_PER_VERTEX = 5  # counted in each block that has it
+BYTES_PER_FEATURE = 9
+
+
+@dataclass(frozen=True)
+class ModelLimits:
+    """The largest file that is read.
+
+    Attributes:
+        max_bytes: of the file.
+        max_header_bytes: of its header.
+        max_cells: nodes of its tree.
+        max_memory_bytes: that reading takes beside the file; known before it is taken.
+    """
+
+    max_bytes: int = 1 << 30
+    max_header_bytes: int = envelope.MAX_HEADER_BYTES
+    max_cells: int = MAX_NODES
+    max_memory_bytes: int = 6 << 30
 
 
 class TreeShape:
@@ -84,6 +106,7 @@ def write_field(path: Path, field: AnyField, dtype: FeatureDtype | None = None) 
 
     Raises:
         BadModel: the field is too large for the file, or not finite.
+        LimitExceeded: it could not be read again within `ModelLimits()`.
         OSError: it cannot be written; `path` is then as it was.
     """
     replace_file(path, pack_state(field.to_state(), dtype))
@@ -98,16 +121,18 @@ def field_to_bytes(field: AnyField, dtype: FeatureDtype | None = None) -> bytes:
     return b"".join(pack_state(field.to_state(), dtype))
 
 
-def read_field(source: Path | Buffer, max_bytes: int = MAX_MODEL_BYTES) -> AnyField:
+def read_field(source: Path | Buffer, limits: ModelLimits | None = None) -> AnyField:
     """The field in a file or in its bytes; every byte is checked, and nothing is allocated unbounded.
 
     Raises:
-        BadModel: the file is cut, damaged, of another kind or of a newer version.
-        TooManyBytes: it is larger than `max_bytes`.
+        BadModel: the file is cut, damaged, of another kind or of another version.
+        LimitExceeded: it is larger than `limits` allow.
         OSError: it cannot be read.
     """
-    data = read_bytes(source, max_bytes) if isinstance(source, Path) else source
-    return field_from_state(unpack_state(data))
+    limits = limits or ModelLimits()
+    if isinstance(source, Path):
+        source = read_bytes(source, limits.max_bytes, "max_model_bytes")
+    return field_from_state(unpack_state(source, limits))
 
 
 def pack_state(state: FieldState, dtype: FeatureDtype | None = None) -> list[Buffer]:
@@ -119,8 +144,7 @@ def pack_state(state: FieldState, dtype: FeatureDtype | None = None) -> list[Buf
     """
     header = envelope.parse_json(envelope.canonical_json(state.header))
     _check_header(header)
-    _check_size(header, len(state.levels))
-    _check_values(state.features.size)
+    _check_size(header, len(state.levels), state.features.size, ModelLimits())
     storage = storage_for(header["kind"], dtype)
     levels = np.repeat(state.levels, np.diff(state.offsets))
     try:
@@ -138,19 +162,22 @@ def pack_state(state: FieldState, dtype: FeatureDtype | None = None) -> list[Buf
     return envelope.pack(KEY, document, head, {"features": features})
 
 
-def unpack_state(data: Buffer) -> FieldState:
+def unpack_state(data: Buffer, limits: ModelLimits | None = None) -> FieldState:
     """The plain data of a file: whole, undamaged, finite. Whether it makes sense, the field decides.
 
     Raises:
-        BadModel: the file is cut, damaged, of another kind or of a newer version.
+        BadModel: the file is cut, damaged, of another kind or of another version.
+        LimitExceeded: it is larger than `limits` allow.
     """
-    document, tensors = envelope.unpack(data, KEY, tail=("features",))
+    limits = limits or ModelLimits()
+    most = limits.max_header_bytes
+    document, tensors = envelope.unpack(data, KEY, ("features",), most, "max_model_header_bytes")
     header, storage = _read_document(document)
     _check_header(header)
     weights = _take_weights(tensors)
     _check_dtypes(header["kind"], storage, tensors)
-    tree = _read_tree(header, tensors["index.split"])
-    offsets = _row_offsets(header, tree)
+    tree = _read_tree(header, tensors["index.split"], limits)
+    offsets = _row_offsets(header, tree, limits)
     _check_shapes(header, storage, tensors, offsets)
     scales, channels = tensors["features.scale"], header["architecture"]["features"]
     _check_scales(scales)
@@ -172,7 +199,8 @@ def unpack_state(data: Buffer) -> FieldState:
 
 def _read_document(document: Document) -> tuple[Document, Storage]:
     """The field's header, and how its features are stored."""
-    if document.get("version") != VERSION:
+    version = document.get("version")
+    if type(version) is not int or version != VERSION:
         raise BadModel("The file is of a version that this program doesn't read.")
     header, features = document.get("field"), document.get("features")
     if not isinstance(header, dict) or not isinstance(features, dict):
@@ -206,14 +234,25 @@ def _check_header(header: Document) -> None:
         raise BadModel("The file's header describes blocks of an impossible size.")
 
 
-def _check_size(header: Document, nodes: int) -> None:
-    """Nothing that a field builds for its nodes is larger than the limits."""
-    if nodes > MAX_NODES:
-        message = f"The file has {nodes} nodes; at most {MAX_NODES} are allowed."
-        raise BadModel(message, limit="max_nodes", value=MAX_NODES)
+def _check_size(header: Document, nodes: int, values: int, limits: ModelLimits) -> None:
+    """Nothing that is built for so many nodes and values of features is larger than the limits."""
+    _check_nodes(nodes, limits)
     entries = nodes * (header["architecture"]["cells"] + 1) ** header["tree"]["dimension"]
     if entries > MAX_VERTEX_ENTRIES:
         raise BadModel("The file's header describes larger blocks than so many nodes can have.")
+    if values > MAX_FEATURE_VALUES:
+        raise BadModel(f"The file has {values} features; at most {MAX_FEATURE_VALUES} can be.")
+    memory = nodes * BYTES_PER_NODE + entries * BYTES_PER_VERTEX + values * BYTES_PER_FEATURE
+    most = limits.max_memory_bytes
+    if memory > most:
+        message = f"Opening the file takes {memory} bytes of memory; at most {most} are allowed."
+        raise LimitExceeded(message, limit="max_model_memory_bytes", value=most)
+
+
+def _check_nodes(nodes: int, limits: ModelLimits) -> None:
+    if nodes > limits.max_cells:
+        message = f"The file has {nodes} nodes; at most {limits.max_cells} are allowed."
+        raise LimitExceeded(message, limit="max_model_cells", value=limits.max_cells)
 
 
 def _check_types(kind: type, values: object) -> None:
@@ -289,11 +328,9 @@ def _index(state: FieldState) -> dict[str, Array]:
     return {name: np.packbits(bits, bitorder="little") for name, bits in flags.items()}
 
 
-def _read_tree(header: Document, split: Array) -> Tree:
+def _read_tree(header: Document, split: Array, limits: ModelLimits) -> Tree:
     """The tree, after checking that it isn't too large."""
-    if split.size * FLAGS_PER_BYTE > MAX_NODES:
-        message = f"The file has more nodes than the {MAX_NODES} that are allowed."
-        raise BadModel(message, limit="max_nodes", value=MAX_NODES)
+    _check_nodes((split.size - 1) * FLAGS_PER_BYTE + 1, limits)
     flags = np.unpackbits(split, bitorder="little").view(bool)
     shape = header["tree"]
     try:
@@ -302,7 +339,7 @@ def _read_tree(header: Document, split: Array) -> Tree:
         raise BadModel(f"The file's tree makes no sense: {error}.") from error
     if len(flags) - len(tree) >= FLAGS_PER_BYTE:
         raise BadModel("The file's index has an impossible shape.")
-    _check_size(header, len(tree))
+    _check_size(header, len(tree), 0, limits)
     return tree
 
 
@@ -315,19 +352,13 @@ def _read_signs(tensors: dict[str, Array], nodes: int) -> NDArray[np.int8]:
     return outside[:nodes].view(np.int8) - inside[:nodes].view(np.int8)
 
 
-def _row_offsets(header: Document, tree: Tree) -> IntArray:
+def _row_offsets(header: Document, tree: Tree, limits: ModelLimits) -> IntArray:
     """`int64 [nodes + 1]`: rows of each node, after checking that they aren't too many."""
     offsets = np.zeros(len(tree) + 1, np.int64)
     if header["architecture"]["encoder"] == "grid":
         np.cumsum(owned_counts(tree, header["architecture"]["cells"]), out=offsets[1:])
-    _check_values(int(offsets[-1]) * header["architecture"]["features"])
+    _check_size(header, len(tree), int(offsets[-1]) * header["architecture"]["features"], limits)
     return offsets
-
-
-def _check_values(count: int) -> None:
-    if count > MAX_FEATURE_VALUES:
-        message = f"The file has {count} features; at most {MAX_FEATURE_VALUES} are allowed."
-        raise BadModel(message, limit="max_feature_values", value=MAX_FEATURE_VALUES)
 
 
 def _check_scales(scales: Array) -> None:

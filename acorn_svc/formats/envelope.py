@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from acorn_svc.errors import BadModel
+from acorn_svc.errors import BadModel, LimitExceeded
 from acorn_svc.formats.files import Buffer
 
 Array = NDArray[Any]
@@ -109,14 +109,26 @@ def pack(
 
 
 def unpack(
-    data: Buffer, key: str, tail: Iterable[str] = (), max_header_bytes: int = MAX_HEADER_BYTES
+    data: Buffer,
+    key: str,
+    tail: Iterable[str] = (),
+    max_header_bytes: int = MAX_HEADER_BYTES,
+    limit: str = "max_header_bytes",
 ) -> tuple[Document, dict[str, Array]]:
     """The document and the tensors of a sealed file; the tensors are views into `data`.
 
+    Args:
+        data: the file.
+        key: the kind of its document.
+        tail: names of the tensors that the digest doesn't cover.
+        max_header_bytes: of the header.
+        limit: the name of `max_header_bytes`.
+
     Raises:
         BadModel: the file is cut, damaged or of another kind, or its header is not true.
+        LimitExceeded: its header is too long.
     """
-    header, start = _read_header(data, max_header_bytes)
+    header, start = _read_header(data, max_header_bytes, limit)
     metadata = header.pop("__metadata__", None)
     slots = _stated_layout(header, tuple(tail))
     end = start + sum(slot.total_bytes for slot in slots)
@@ -153,14 +165,17 @@ def _header(key: str, document: Document, slots: list[Slot]) -> bytes:
     return len(text).to_bytes(LENGTH_BYTES, "little") + text
 
 
-def _read_header(data: Buffer, max_bytes: int) -> tuple[Document, int]:
+def _read_header(data: Buffer, max_bytes: int, limit: str) -> tuple[Document, int]:
     """The header and the position of the first tensor's first byte."""
     if len(data) < LENGTH_BYTES:
         raise BadModel("The file is too short to be an .acorn file.")
     length = int.from_bytes(data[:LENGTH_BYTES], "little")
     start = LENGTH_BYTES + length
-    if length > max_bytes or start > len(data) or data[LENGTH_BYTES:start][:1] != b"{":
+    if start > len(data) or data[LENGTH_BYTES : LENGTH_BYTES + 1] != b"{":
         raise BadModel("The file is not an .acorn file, or is cut short.")
+    if length > max_bytes:
+        message = f"The file's header has {length} bytes; at most {max_bytes} are allowed."
+        raise LimitExceeded(message, limit=limit, value=max_bytes)
     return parse_json(bytes(data[LENGTH_BYTES:start])), start
 
 

@@ -13,8 +13,8 @@ from acorn_svc.errors import TooManyBytes
 Buffer = bytes | bytearray | memoryview
 
 
-def read_bytes(path: Path, max_bytes: int) -> bytearray:
-    """The content of `path`, in memory of its own.
+def read_bytes(path: Path, max_bytes: int, limit: str) -> bytearray:
+    """The content of `path`, in memory of its own; `limit` is the name of `max_bytes`.
 
     Never mapped: the process dies when a mapped file shrinks.
 
@@ -26,7 +26,7 @@ def read_bytes(path: Path, max_bytes: int) -> bytearray:
         size = os.fstat(file.fileno()).st_size
         if size > max_bytes:
             message = f"The file has {size} bytes; at most {max_bytes} are allowed."
-            raise TooManyBytes(message, limit="max_bytes", value=max_bytes)
+            raise TooManyBytes(message, limit=limit, value=max_bytes)
         content = bytearray(size)
         del content[file.readinto(content) :]
         return content

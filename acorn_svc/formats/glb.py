@@ -11,9 +11,7 @@ import base64
 import binascii
 import json
 import re
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,8 +32,6 @@ from acorn_svc.formats.mesh_pieces import (
 
 HEADER_BYTES, CHUNK_HEADER_BYTES = 12, 8
 JSON_CHUNK, BINARY_CHUNK = b"JSON", b"BIN\0"
-MAX_JSON_BYTES = 2**25
-MAX_PARTS = 50_000  # primitives, as often as they are shown
 TRANSFORMS = {"matrix", "translation", "rotation", "scale"}
 COMPONENT_TYPES = {5120: "<i1", 5121: "<u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}
 ITEM_SIZES = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4}
@@ -50,7 +46,6 @@ KNOWN_EXTENSIONS = re.compile(
     r"KHR_(materials_\w{1,40}|texture_transform|mesh_quantization|lights_punctual|xmp_json_ld)|EXT_texture_webp"
 )
 EXTENSION_NAME = re.compile(r"\w{1,64}")
-TEXTURE_LIMITS = ImageLimits(max_pixels=2**26)
 WHITE = (1.0, 1.0, 1.0)
 IDENTITY: Floats = np.eye(4)
 BAD_JSON = "The description inside the GLB file is damaged."
@@ -59,10 +54,11 @@ OUTSIDE = "The mesh refers to other files; a GLB file must hold everything itsel
 
 @dataclass(eq=False)
 class Glb:
-    """An opened GLB file: its JSON, and its buffers."""
+    """An opened GLB file: its JSON, its buffers, and what else may be read of it."""
 
     document: dict[str, Any]
     buffers: list[bytes]
+    limits: MeshLimits
 
     def entry(self, kind: str, index: object) -> dict[str, Any]:
         """Entry `index` of the list `kind`.
@@ -184,7 +180,7 @@ def _compressed(name: str) -> str:
     return f"The mesh is compressed with {name}, which is not read; save it without compression."
 
 
-def open_glb(content: bytes) -> Glb:
+def open_glb(content: bytes, limits: MeshLimits) -> Glb:
     """A GLB file's parts, with nothing in it that refers to the outside.
 
     Raises:
@@ -201,11 +197,11 @@ def open_glb(content: bytes) -> Glb:
     chunks = _chunks(content, length)
     if not chunks or chunks[0][0] != JSON_CHUNK:
         raise BadMesh(DAMAGED)
-    document = _parse(chunks[0][1])
+    document = _parse(chunks[0][1], limits.max_gltf_json_bytes)
     _check_extensions(document)
     _check_uris(document)
     binary = next((data for kind, data in chunks[1:] if kind == BINARY_CHUNK), None)
-    return Glb(document, _buffers(document, binary))
+    return Glb(document, _buffers(document, binary), limits)
 
 
 def _chunks(content: bytes, length: int) -> list[tuple[bytes, bytes]]:
@@ -220,10 +216,10 @@ def _chunks(content: bytes, length: int) -> list[tuple[bytes, bytes]]:
     return chunks
 
 
-def _parse(text: bytes) -> dict[str, Any]:
-    if len(text) > MAX_JSON_BYTES:
-        message = f"The mesh's description has {len(text)} bytes; at most {MAX_JSON_BYTES} are allowed."
-        raise LimitExceeded(message, limit="max_gltf_json_bytes", value=MAX_JSON_BYTES)
+def _parse(text: bytes, most: int) -> dict[str, Any]:
+    if len(text) > most:
+        message = f"The mesh's description has {len(text)} bytes; at most {most} are allowed."
+        raise LimitExceeded(message, limit="max_gltf_json_bytes", value=most)
     try:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -285,7 +281,7 @@ def read_glb(content: bytes, limits: MeshLimits) -> tuple[list[Piece], Glb]:
         BadMesh: as `open_glb`, or it has no triangles.
         LimitExceeded: it is larger than `limits` allow.
     """
-    glb = open_glb(content)
+    glb = open_glb(content, limits)
     placed = [
         (primitive, matrix)
         for mesh, matrix in _placed_meshes(glb, limits)
@@ -344,9 +340,9 @@ class _Total:
         self._vertices += vertices
         self._faces += faces
         self._limits.check(self._vertices, self._faces)
-        if self._parts > MAX_PARTS:
-            message = f"The mesh has more than {MAX_PARTS} parts."
-            raise LimitExceeded(message, limit="max_mesh_parts", value=MAX_PARTS)
+        most = self._limits.max_parts
+        if self._parts > most:
+            raise LimitExceeded(f"The mesh has more than {most} parts.", limit="max_mesh_parts", value=most)
 
     def _count(self, mesh: int) -> tuple[int, int, int]:
         primitives = _triangles(self._glb, mesh)
@@ -506,12 +502,12 @@ def texture_pixels(glb: Glb, index: int, factor: tuple[float, float, float]) -> 
         LimitExceeded: it is too large.
     """
     entry = glb.entry("images", index)
-    data: bytes | memoryview = _data(entry["uri"]) if "uri" in entry else glb.view(entry.get("bufferView"))
+    data = _data(entry["uri"]) if "uri" in entry else bytes(glb.view(entry.get("bufferView")))
     try:
-        with tempfile.NamedTemporaryFile(prefix="texture-") as file:
-            file.write(data)
-            file.flush()
-            pixels = read_image(Path(file.name), TEXTURE_LIMITS)
+        pixels = read_image(data, ImageLimits(max_pixels=glb.limits.max_texture_pixels))
+    except LimitExceeded as error:
+        limit = "max_texture_pixels" if error.limit == "max_image_pixels" else error.limit
+        raise LimitExceeded(f"In a texture: {error}", limit=limit, value=error.value) from error
     except (BadImage, UnsupportedMedia) as error:
         raise BadMesh(f"A texture of the mesh cannot be read: {error}") from error
     if pixels.dtype == np.uint16:

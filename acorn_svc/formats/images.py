@@ -8,10 +8,11 @@ to bottom wherever the file allows it, so that memory is that of the array.
 from __future__ import annotations
 
 import contextlib
+import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, BinaryIO, Literal, TypeVar, cast
 
 import numpy as np
 import pyvips
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 
 from acorn_svc.errors import BadImage, LimitExceeded, UnsupportedMedia
 
+Source = Path | bytes
 Pixels = NDArray[np.uint8 | np.uint16]
 Format = Literal["jpeg", "png", "webp", "tiff"]
 T = TypeVar("T")
@@ -35,6 +37,7 @@ OTHER_SIGNATURES = {
     b"\0\0\0\x0cJXL": "JPEG XL", b"#?RADIANCE": "Radiance HDR", b"<svg": "SVG", b"<?xml": "XML",
 }  # fmt: skip
 MAX_OVERVIEWS = 32
+JPEG_PIXELS_PER_BYTE = 64 * 8  # every block of 8 x 8 pixels takes a bit
 BIT_DEPTHS = {"uchar": 8, "ushort": 16}
 OTHER_SAMPLES = {
     "char": "8-bit signed", "short": "16-bit signed", "int": "32-bit signed", "uint": "32-bit",
@@ -59,7 +62,7 @@ class ImageLimits:
         max_pixels: width times height.
         max_side: width and height, in pixels.
         max_channels: channels, alpha included.
-        max_frames: pages or frames of full size (a TIFF's overviews don't count).
+        max_frames: pages or frames of full size (a TIFF's overviews don't count); the first is read.
     """
 
     max_pixels: int = 256_000_000
@@ -86,8 +89,8 @@ class ImageHeader:
     format: Format
 
 
-def read_image(path: Path, limits: ImageLimits | None = None) -> Pixels:
-    """`[h, w, c]` uint8 or uint16: sRGB or gray as seen, alpha straight.
+def read_image(source: Source, limits: ImageLimits | None = None) -> Pixels:
+    """`[h, w, c]` uint8 or uint16: sRGB or gray as seen, alpha straight; of a file or its bytes.
 
     EXIF orientation is applied, colour profiles and CMYK are converted to sRGB, palettes and 1-bit
     images become 8-bit.
@@ -99,21 +102,23 @@ def read_image(path: Path, limits: ImageLimits | None = None) -> Pixels:
         LimitExceeded: it is larger than `limits` allow.
         OSError: it cannot be read.
     """
-    kind = _sniff(path)
-    image = _open(path, kind)
-    header = _header(image, kind, path, limits or ImageLimits())
+    kind = _sniff(source)
+    image = _open(source, kind)
+    header = _header(image, kind, source, limits or ImageLimits())
     if kind == "png":
-        _check_png_end(path)
+        _check_png_end(source)
+    if kind == "jpeg":
+        _check_jpeg_length(source, image)
     return _guarded(lambda: _array(_upright(_to_srgb(image)), header))
 
 
-def inspect_image(path: Path, limits: ImageLimits | None = None) -> ImageHeader:
+def inspect_image(source: Source, limits: ImageLimits | None = None) -> ImageHeader:
     """What `read_image` would return, without decoding.
 
     Raises as `read_image` does, but doesn't see damage in the pixels.
     """
-    kind = _sniff(path)
-    return _header(_open(path, kind), kind, path, limits or ImageLimits())
+    kind = _sniff(source)
+    return _header(_open(source, kind), kind, source, limits or ImageLimits())
 
 
 def encode_image(array: Pixels, format: Encoding, quality: int = 85) -> bytes:
@@ -148,8 +153,12 @@ _allow_only("Jpeg", "Png", "Webp", "Tiff")
 pyvips.cache_set_max(0)
 
 
-def _sniff(path: Path) -> Format:
-    with path.open("rb") as file:
+def _bytes_of(source: Source) -> BinaryIO:
+    return source.open("rb") if isinstance(source, Path) else io.BytesIO(source)
+
+
+def _sniff(source: Source) -> Format:
+    with _bytes_of(source) as file:
         start = file.read(SNIFF_BYTES)
     if not start:
         raise BadImage("The file is empty.")
@@ -171,12 +180,13 @@ def _name_of(start: bytes) -> str:
     return "This is not an image of a known kind"
 
 
-def _open(path: Path, kind: Format, page: int = 0) -> pyvips.Image:
+def _open(source: Source, kind: Format, page: int = 0) -> pyvips.Image:
     options: dict[str, Any] = {"access": "sequential", "fail_on": "error"}
     if kind in ("tiff", "webp"):
         options["page"] = page
-    loader = getattr(pyvips.Image, f"{kind}load")
-    return cast(pyvips.Image, _guarded(lambda: loader(str(path), **options)))
+    name, place = (f"{kind}load", str(source)) if isinstance(source, Path) else (f"{kind}load_buffer", source)
+    loader = getattr(pyvips.Image, name)
+    return cast(pyvips.Image, _guarded(lambda: loader(place, **options)))
 
 
 def _guarded(decode: Callable[[], T]) -> T:
@@ -189,7 +199,7 @@ def _guarded(decode: Callable[[], T]) -> T:
         raise BadImage(DAMAGED) from error
 
 
-def _header(image: pyvips.Image, kind: Format, path: Path, limits: ImageLimits) -> ImageHeader:
+def _header(image: pyvips.Image, kind: Format, source: Source, limits: ImageLimits) -> ImageHeader:
     """Checks everything that can be known before decoding."""
     _check_size(image, limits)
     if image.format not in BIT_DEPTHS:
@@ -198,10 +208,10 @@ def _header(image: pyvips.Image, kind: Format, path: Path, limits: ImageLimits) 
     if image.interpretation not in (*GRAY, *RGB, "cmyk"):
         message = f"The image's colours ({image.interpretation}) are not gray, RGB or CMYK."
         raise BadImage(message)
-    frames = _frames(image, kind, path)
+    frames = _frames(image, kind, source)
     if frames > limits.max_frames:
-        message = f"The file holds {frames} images; at most {limits.max_frames} is read."
-        raise LimitExceeded(message, limit="max_frames", value=limits.max_frames)
+        message = f"The file holds {frames} images; at most {limits.max_frames} may be there."
+        raise LimitExceeded(message, limit="max_image_frames", value=limits.max_frames)
     width, height = image.width, image.height
     if _orientation(image) >= FIRST_ROTATED:
         width, height = height, width
@@ -220,14 +230,14 @@ def _check_size(image: pyvips.Image, limits: ImageLimits) -> None:
             raise LimitExceeded(message, limit=name, value=allowed)
 
 
-def _frames(image: pyvips.Image, kind: Format, path: Path) -> int:
+def _frames(image: pyvips.Image, kind: Format, source: Source) -> int:
     """Images in the file; a TIFF's overviews, each at most half of the last, are not counted."""
     pages = int(_get(image, "n-pages") or 1)
     if kind != "tiff" or pages > MAX_OVERVIEWS:
         return pages
     frames, last = 1, image
     for page in range(1, pages):
-        overview = _open(path, kind, page)
+        overview = _open(source, kind, page)
         half = 2 * overview.width <= last.width + 2 and 2 * overview.height <= last.height + 2
         frames, last = (frames, overview) if half else (frames + 1, last)
     return frames
@@ -249,10 +259,10 @@ def _channels(image: pyvips.Image) -> int:
     return int(image.bands)
 
 
-def _check_png_end(path: Path) -> None:
+def _check_png_end(source: Source) -> None:
     """Walks the chunks: the decoder itself doesn't miss an end that holds no pixels."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
+    with _bytes_of(source) as file:
+        size = file.seek(0, io.SEEK_END)
         position = len(PNG_SIGNATURE)
         while position + PNG_CHUNK_OVERHEAD <= size:
             file.seek(position)
@@ -261,6 +271,14 @@ def _check_png_end(path: Path) -> None:
             if name == b"IEND" and position <= size:
                 return
     raise BadImage(DAMAGED)
+
+
+def _check_jpeg_length(source: Source, image: pyvips.Image) -> None:
+    """Refuses a size that the data cannot fill; the decoder would make the rest up, in gray."""
+    with _bytes_of(source) as file:
+        size = file.seek(0, io.SEEK_END)
+    if image.width * image.height > size * JPEG_PIXELS_PER_BYTE:
+        raise BadImage(DAMAGED)
 
 
 def _to_srgb(image: pyvips.Image) -> pyvips.Image:

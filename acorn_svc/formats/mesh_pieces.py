@@ -31,10 +31,18 @@ class MeshLimits:
     Attributes:
         max_vertices: as the file counts them, before any are joined.
         max_faces: triangles, after polygons are cut and instances are made.
+        max_parts: primitives of a GLB file, as often as they are shown.
+        max_textures: of a GLB file.
+        max_texture_pixels: width times height of each.
+        max_gltf_json_bytes: of a GLB file's description.
     """
 
     max_vertices: int = 20_000_000
     max_faces: int = 40_000_000
+    max_parts: int = 50_000
+    max_textures: int = 256
+    max_texture_pixels: int = 2**26
+    max_gltf_json_bytes: int = 2**25
 
     def check(self, vertices: int, faces: int) -> None:
         """Raises `LimitExceeded` when there are too many of either."""

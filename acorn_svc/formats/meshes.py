@@ -49,7 +49,6 @@ OTHER_SIGNATURES = {
     b"DRACO": "Draco", b"BLENDER": "Blender", b"#VRML": "VRML", b"\x1f\x8b": "gzip",
     b"PXR-USDC": "USD", b"#usda": "USD", b"\x89HDF": "HDF5", **images.OTHER_SIGNATURES,
 }  # fmt: skip
-MAX_TEXTURES = 256
 MANY_MATERIALS = "the colours of {} are kept at the vertices only: the mesh has several materials"
 
 
@@ -78,8 +77,8 @@ class MeshHeader:
     has_colours: bool
 
 
-def read_mesh(path: Path, limits: MeshLimits | None = None) -> MeshReading:
-    """The triangles of a file, all its parts together, coordinates as they are.
+def read_mesh(source: Path | bytes, limits: MeshLimits | None = None) -> MeshReading:
+    """The triangles of a file or its bytes, all its parts together, coordinates as they are.
 
     Polygons are cut into triangles, colours of faces given to their corners, equal vertices joined,
     and faces turned so that they agree: see `mesh_repair`. Normals are not kept.
@@ -91,7 +90,7 @@ def read_mesh(path: Path, limits: MeshLimits | None = None) -> MeshReading:
         OSError: it cannot be read.
     """
     limits = limits or MeshLimits()
-    content = path.read_bytes()
+    content = source.read_bytes() if isinstance(source, Path) else source
     kind = _sniff(content)
     pieces, glb = _READERS[kind](content, limits)
     said = [repaired for piece in pieces for repaired in piece.repairs]
@@ -101,9 +100,9 @@ def read_mesh(path: Path, limits: MeshLimits | None = None) -> MeshReading:
     return MeshReading(repaired, kind, said + sentences)
 
 
-def inspect_mesh(path: Path, limits: MeshLimits | None = None) -> MeshHeader:
+def inspect_mesh(source: Path | bytes, limits: MeshLimits | None = None) -> MeshHeader:
     """What `read_mesh` returns, in numbers. Reads all of the file; raises as `read_mesh` does."""
-    reading = read_mesh(path, limits)
+    reading = read_mesh(source, limits)
     mesh = reading.mesh
     has_colours = mesh.colours is not None or mesh.texture is not None
     return MeshHeader(len(mesh.vertices), len(mesh.faces), reading.format, has_colours)
@@ -188,9 +187,10 @@ def _one_texture(pieces: list[Piece]) -> tuple[int, tuple[float, float, float]] 
 def _vertex_colours(pieces: list[Piece], glb: Glb | None, said: list[str]) -> Bytes | None:
     """Colours at the vertices, white where there are none; None when there are none at all."""
     textures = {piece.image for piece in pieces if piece.image is not None}
-    if len(textures) > MAX_TEXTURES:
-        message = f"The mesh has {len(textures)} textures; at most {MAX_TEXTURES} are allowed."
-        raise LimitExceeded(message, limit="max_mesh_textures", value=MAX_TEXTURES)
+    if glb is not None and len(textures) > glb.limits.max_textures:
+        most = glb.limits.max_textures
+        message = f"The mesh has {len(textures)} textures; at most {most} are allowed."
+        raise LimitExceeded(message, limit="max_mesh_textures", value=most)
     if glb is not None and textures:
         words = "1 texture" if len(textures) == 1 else f"{len(textures)} textures"
         said.append(MANY_MATERIALS.format(words))

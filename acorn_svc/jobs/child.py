@@ -18,14 +18,14 @@ import sys
 import time
 import traceback
 from dataclasses import dataclass, fields
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from acorn_svc.errors import AcornError, BadModel, InsufficientStorage, LimitExceeded, OutOfMemory
 from acorn_svc.jobs import endings
 from acorn_svc.jobs.process import Message, hold_lifeline, limit_resources, say
+from acorn_svc.jobs.sandbox import confine
 
 if TYPE_CHECKING:
     from acorn_svc.field.kinds import AnyField
@@ -46,27 +46,40 @@ CHECKPOINT_SHARE = 10  # a checkpoint may take one tenth of the time
 
 def main() -> None:
     """Do what the command line says."""
-    hold_lifeline()
     command, request = sys.argv[1], json.loads(sys.argv[2])
     {"inspect": inspect, "fit": fit}[command](request)
 
 
 def inspect(request: Message) -> None:
-    """Say what the file at `path` is, after every byte of it was decoded."""
-    limit_resources(request["memory_bytes"], request["cpu_seconds"])
+    """Say what the file at `path` is, after every byte of it was decoded. No file is written."""
     path = Path(request["path"])
+    if _looks_like_field(path):
+        _import_torch()
+    confine(readable=[path])
+    hold_lifeline()
+    limit_resources(request["memory_bytes"], request["cpu_seconds"])
+    say(describe(path, request["limits"], request["memory_bytes"]))
+
+
+def describe(path: Path, limits: Limits, memory_bytes: int) -> Message:
+    """What the file is, or an error; see `jobs.inspection`."""
     try:
-        say(_describe(path, request["limits"]))
+        return _describe(path, limits)
     except (AcornError, MemoryError) as error:
-        say(_error(error, "decode_memory_bytes", request["memory_bytes"]))
+        return _error(error, "decode_memory_bytes", memory_bytes)
 
 
 def fit(request: Message) -> None:
     """Fit the image or mesh at `original` to the end, from the first of `checkpoints` that can be read."""
-    memory_bytes = request["memory_bytes"]
-    limit_resources(memory_bytes, request["cpu_seconds"])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the group; the worker decides
     job = FitJob.from_request(request)
+    _import_torch()
+    if job.options.get("device") != "cuda":  # a GPU's driver is a world of files and calls of its own
+        confine(readable=[job.original, *job.checkpoints], writable=[job.spool])
+    hold_lifeline()
+    memory_bytes = request["memory_bytes"]
+    # a checkpoint is no larger than what it was made of
+    limit_resources(memory_bytes, request["cpu_seconds"], file_bytes=memory_bytes)
     try:
         _run(job)
     except (AcornError, MemoryError, OSError, RuntimeError) as error:
@@ -190,6 +203,11 @@ class Pace:
         self._next_checkpoint = now + max(wait, CHECKPOINT_SHARE * (now - self._started))
 
 
+def _import_torch() -> None:
+    """Before the sandbox is shut: with CUDA's packages beside it, PyTorch starts programs to find them."""
+    import_module("torch")
+
+
 def _read(path: Path, limits: Limits) -> Original:
     from acorn_svc.formats.images import ImageLimits
     from acorn_svc.formats.mesh_pieces import MeshLimits
@@ -219,7 +237,9 @@ def _looks_like_field(path: Path) -> bool:
 def _describe(path: Path, limits: Limits) -> Message:
     """What the file is, by its content alone, and what it holds."""
     if _looks_like_field(path):
-        return _describe_field(path)
+        return _describe_field(path, limits)
+    import numpy as np
+
     original = _read(path, limits)
     return _describe_image(path, original) if isinstance(original, np.ndarray) else _describe_mesh(original)
 
@@ -245,10 +265,10 @@ def _describe_mesh(reading: MeshReading) -> Message:
     return {"kind": "shape", "format": reading.format, "shape": shape}
 
 
-def _describe_field(path: Path) -> Message:
-    from acorn_svc.formats.container import read_field
+def _describe_field(path: Path, limits: Limits) -> Message:
+    from acorn_svc.formats.container import ModelLimits, read_field
 
-    field = read_field(path)
+    field = read_field(path, ModelLimits(**limits["model"]))
     info = field.info()
     told = {
         "stage": "done",
@@ -267,6 +287,8 @@ def _describe_field(path: Path) -> Message:
 
 def _facts(field: AnyField) -> Message:
     """What is known of an image, or of a shape whose mesh isn't known."""
+    import numpy as np
+
     from acorn_svc.field.shape import ShapeField
 
     if not isinstance(field, ShapeField):

@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
 import threading
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import TypeAdapter, ValidationError
+
 from acorn_svc.errors import AcornError, BadInput, LimitExceeded, Unavailable
-from acorn_svc.jobs.process import Message, end, spawn
+from acorn_svc.jobs.process import Message, end, spawn_child
 from acorn_svc.settings import Settings
 
-CHILD = "acorn_svc.jobs.child"
-# Each thread of these libraries would take memory of its own before there is any work.
-ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "VIPS_CONCURRENCY": "1"}
+MAX_ANSWER_BYTES = 1 << 20
+ABNORMAL = "The file cannot be decoded; decoding it ended abnormally."
 # What libraries do when memory is refused: they give up by these signals.
 OUT_OF_MEMORY = (signal.SIGABRT, signal.SIGTRAP, signal.SIGKILL)
+
+
+@dataclass(frozen=True)
+class _Told:
+    code: str
+    message: str
+    limit: str | None
+    value: int | float | None
+
+
+@dataclass(frozen=True)
+class _Refusal:
+    error: _Told
 
 
 @dataclass(frozen=True)
@@ -56,21 +69,25 @@ class Inspector:
     def inspect(self, path: Path) -> Inspection:
         """Decode the whole file `path` in a child; raises BadInput or a class below it."""
         if not self._places.acquire(timeout=self._settings.decode_wall_seconds):
-            raise Unavailable("Too many uploads are being checked; try again later.")
+            raise Unavailable(
+                "Too many uploads are being checked; try again later.",
+                limit="max_decodes",
+                value=self._settings.max_decodes,
+            )
         try:
             return self._inspect(path)
         finally:
             self._places.release()
 
     def _inspect(self, path: Path) -> Inspection:
-        process = spawn(CHILD, "inspect", json.dumps(self._request(path)), environment=ONE_THREAD)
+        process = spawn_child("inspect", self._request(path))
         try:
             answer, timed_out = _listen(process, self._settings.decode_wall_seconds)
         finally:
             end(process)
         if process.returncode != 0:
             raise self._reason(process.returncode, timed_out)
-        return _read_answer(json.loads(answer))
+        return _read_answer(answer)
 
     def _request(self, path: Path) -> Message:
         settings = self._settings
@@ -89,7 +106,7 @@ class Inspector:
             return _too_costly("time", "decode_cpu_seconds", settings.decode_cpu_seconds)
         if -code in OUT_OF_MEMORY:
             return _too_costly("memory", "decode_memory_bytes", settings.decode_memory_bytes)
-        return BadInput("The file cannot be decoded; decoding it ended abnormally.")
+        return BadInput(ABNORMAL)
 
 
 def _listen(process: subprocess.Popen[bytes], seconds: float) -> tuple[bytes, bool]:
@@ -104,17 +121,37 @@ def _listen(process: subprocess.Popen[bytes], seconds: float) -> tuple[bytes, bo
 
     timer = threading.Timer(seconds, give_up)
     timer.start()
-    answer = process.stdout.read()
+    answer = process.stdout.read(MAX_ANSWER_BYTES)
+    if len(answer) == MAX_ANSWER_BYTES:
+        process.kill()
     process.wait()
     timer.cancel()
     return answer, late.is_set()
 
 
 def file_limits(settings: Settings) -> dict[str, dict[str, int]]:
-    """The limits of the readers, as keywords of `ImageLimits` and `MeshLimits`."""
+    """The limits of the readers, as keywords of `ImageLimits`, `MeshLimits` and `ModelLimits`."""
     return {
-        "image": {"max_pixels": settings.max_image_pixels, "max_side": settings.max_image_side},
-        "mesh": {"max_vertices": settings.max_mesh_vertices, "max_faces": settings.max_mesh_faces},
+        "image": {
+            "max_pixels": settings.max_image_pixels,
+            "max_side": settings.max_image_side,
+            "max_channels": settings.max_image_channels,
+            "max_frames": settings.max_image_frames,
+        },
+        "mesh": {
+            "max_vertices": settings.max_mesh_vertices,
+            "max_faces": settings.max_mesh_faces,
+            "max_parts": settings.max_mesh_parts,
+            "max_textures": settings.max_mesh_textures,
+            "max_texture_pixels": settings.max_texture_pixels,
+            "max_gltf_json_bytes": settings.max_gltf_json_bytes,
+        },
+        "model": {
+            "max_bytes": settings.max_model_bytes,
+            "max_header_bytes": settings.max_model_header_bytes,
+            "max_cells": settings.max_model_cells,
+            "max_memory_bytes": settings.max_model_memory_bytes,
+        },
     }
 
 
@@ -122,12 +159,16 @@ def _too_costly(what: str, limit: str, value: int) -> LimitExceeded:
     return LimitExceeded(f"Decoding the file takes too much {what}.", limit=limit, value=value)
 
 
-def _read_answer(answer: Message) -> Inspection:
-    error = answer.get("error")
-    if error is None:
-        return Inspection(**answer)
-    kind = _ERRORS.get(error["code"], BadInput)
-    raise kind(error["message"], limit=error["limit"], value=error["value"])
+def _read_answer(text: bytes) -> Inspection:
+    """The child's answer, which is suspected as the file is: it may have taken the child over."""
+    try:
+        answer = _ANSWER.validate_json(text)
+    except ValidationError as error:
+        raise BadInput(ABNORMAL) from error
+    if isinstance(answer, Inspection):
+        return answer
+    told = answer.error
+    raise _ERRORS.get(told.code, BadInput)(told.message, limit=told.limit, value=told.value)
 
 
 def _tree(root: type[AcornError]) -> dict[str, type[AcornError]]:
@@ -138,3 +179,4 @@ def _tree(root: type[AcornError]) -> dict[str, type[AcornError]]:
 
 
 _ERRORS = _tree(AcornError)
+_ANSWER: TypeAdapter[Inspection | _Refusal] = TypeAdapter(Inspection | _Refusal)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -17,19 +18,40 @@ from collections.abc import Iterator, Mapping
 from typing import IO, Any
 
 Message = dict[str, Any]
+CHILD = "acorn_svc.jobs.child"
 ORPHANED = 3
 OUT_OF_TIME_GRACE = 5
+MAX_OPEN_FILES = 256
+# Threads that libraries start on import would be outside of the sandbox, and take memory before any work.
+ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "VIPS_CONCURRENCY": "1"}
+# What a child takes over of the environment. Settings of the service and of other programs may be secret.
+HARMLESS = re.compile(
+    r"PATH|HOME|LANG|LC_\w+|TZ|PYTHON\w+|(LD_LIBRARY|DYLD_\w+)_PATH|VIRTUAL_ENV|CONDA_PREFIX|XDG_CACHE_HOME"
+    r"|(OPENBLAS|OMP|GOMP|KMP|MKL|VIPS|MALLOC|TORCH|CUDA|NVIDIA)_\w+"
+)
 
 
 def spawn(
     module: str, *arguments: str, environment: Mapping[str, str] | None = None, talks: bool = True
 ) -> subprocess.Popen[bytes]:
     """Start `python -m module arguments` on a lifeline; what it says can be read if it `talks`."""
+    return _start({**os.environ, **(environment or {})}, module, *arguments, talks=talks)
+
+
+def spawn_child(command: str, request: Message) -> subprocess.Popen[bytes]:
+    """Start the child that meets untrusted bytes, to `inspect` or `fit`; it learns no secret."""
+    known = {name: value for name, value in os.environ.items() if HARMLESS.fullmatch(name)}
+    return _start(known | ONE_THREAD, CHILD, command, json.dumps(request), talks=True)
+
+
+def _start(
+    environment: Mapping[str, str], module: str, *arguments: str, talks: bool
+) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-m", module, *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE if talks else None,
-        env={**os.environ, **(environment or {})},
+        env=environment,
     )
 
 
@@ -70,12 +92,15 @@ def _wait_for_end() -> None:
     os._exit(ORPHANED)
 
 
-def limit_resources(memory_bytes: int, cpu_seconds: int | None = None) -> None:
+def limit_resources(memory_bytes: int, cpu_seconds: int | None = None, file_bytes: int = 0) -> None:
     """Bound what this process may use; beyond it, memory is refused and the processor taken away.
 
-    Memory counts what the process writes, not what it maps from libraries or a device.
+    Memory counts what the process writes, not what it maps from libraries or a device. No file that it
+    writes becomes larger than `file_bytes`.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (MAX_OPEN_FILES, MAX_OPEN_FILES))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
     resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
     if cpu_seconds is not None:
         limits = (cpu_seconds, cpu_seconds + OUT_OF_TIME_GRACE)

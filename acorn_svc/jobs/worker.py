@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import fcntl
 import os
+import platform
 import secrets
 import signal
-import socket
 import subprocess
 import threading
 from collections.abc import Callable
@@ -75,7 +75,7 @@ def _start(settings: Settings, begin: Callable[[Message], Child], stop: threadin
         name=APPLICATION,
         system_database_engine=store.database.engine,
         application_version=JOBS_VERSION,
-        executor_id=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
+        executor_id=f"{platform.node()}-{os.getpid()}-{secrets.token_hex(4)}",
         log_level="WARNING",
     )
     DBOS(config=config)

@@ -8,7 +8,6 @@ its last one. When the worker dies, its lease runs out and the job is queued aga
 
 from __future__ import annotations
 
-import json
 import queue
 import subprocess
 import threading
@@ -20,11 +19,11 @@ from typing import Final
 import structlog
 from dbos import DBOS, WorkflowSerializationFormat
 
-from acorn_svc.errors import Conflict, NotFound
+from acorn_svc.errors import Conflict, FitFailed, NotFound
 from acorn_svc.jobs import endings, life
-from acorn_svc.jobs.inspection import CHILD, file_limits
+from acorn_svc.jobs.inspection import file_limits
 from acorn_svc.jobs.lease import Lease
-from acorn_svc.jobs.process import Message, end, messages, spawn
+from acorn_svc.jobs.process import Message, end, messages, spawn_child
 from acorn_svc.jobs.queue import WORKFLOW, JobQueue
 from acorn_svc.settings import Settings
 from acorn_svc.store.scenes import Scene, SceneStore, Status
@@ -56,7 +55,7 @@ def register(watch: Callable[[str, int], bool]) -> None:
 
 def begin_fit(request: Message) -> Child:
     """Start the child that fits."""
-    return spawn(CHILD, "fit", json.dumps(request))
+    return spawn_child("fit", request)
 
 
 class Watcher:
@@ -212,10 +211,16 @@ class Watcher:
         return False
 
     def _publish(self, scene: Scene, message: Message, then: Callable[[Scene], None] | None = None) -> None:
-        checkpoint = Path(message["checkpoint"]) if "checkpoint" in message else None
-        self._store.publish_snapshot(
-            scene.id, scene.run, Path(message["file"]), message["progress"], checkpoint, then
-        )
+        checkpoint = self._spooled(message["checkpoint"]) if "checkpoint" in message else None
+        snapshot = self._spooled(message["file"])
+        self._store.publish_snapshot(scene.id, scene.run, snapshot, message["progress"], checkpoint, then)
+
+    def _spooled(self, name: str) -> Path:
+        """A file that the child made; it can name no other, for a hostile original may have taken it over."""
+        path = Path(name).resolve()
+        if not path.is_relative_to(self._store.blobs.spool.resolve()):
+            raise FitFailed("The fit named a file that isn't its own.")
+        return path
 
     def _ended(self, scene: Scene, status: int) -> bool:
         """The child ended without a last word, as it was asked to or in a crash; true when that was all."""

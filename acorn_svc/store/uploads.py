@@ -358,8 +358,7 @@ def _lock_soon(file: int) -> None:
             return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() > end:
-                message = "This upload is being checked by another request."
-                raise Unavailable(message, retry_after=1) from None
+                raise Unavailable("This upload is being checked by another request.", retry_after=1) from None
         time.sleep(LOOK_SECONDS)
 
 

@@ -80,7 +80,7 @@ def test_sizes_that_are_refused(gallery: Gallery, scene: str, size: str) -> None
 
 
 def test_sizes_over_a_limit_name_it(gallery: Gallery, scene: str) -> None:
-    for size, limit in (("999999999,1", "max_side"), ("999999,999999", "max_region_pixels")):
+    for size, limit in (("999999999,1", "max_region_side"), ("999999,999999", "max_region_pixels")):
         response = get(gallery, scene, size=size)
         assert_refused(response, 422)
         assert response.json()["error"]["limit"] == limit

@@ -18,7 +18,7 @@ from acorn_svc import settings as settings_module
 from acorn_svc.api import app as app_module
 from acorn_svc.api import errors, page
 from acorn_svc.errors import AcornError
-from acorn_svc.settings import Settings, settings_page
+from acorn_svc.settings import Settings, limits_page, settings_page
 from acorn_svc.store.scenes import Status
 
 PACKAGE = Path(settings_module.__file__).parent
@@ -130,6 +130,7 @@ def test_an_unforeseen_error_tells_nothing(gallery: Gallery, monkeypatch: pytest
 
 def test_every_setting_is_in_the_manual_and_used() -> None:
     assert (DOCS / "settings.md").read_text() == settings_page()
+    assert (DOCS / "limits.md").read_text() == limits_page()
     source = "".join(path.read_text() for path in PACKAGE.rglob("*.py") if path.name != "settings.py")
     for name in Settings.model_fields:
         assert re.search(rf"settings\.{name}\b", source), name

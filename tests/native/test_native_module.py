@@ -210,6 +210,11 @@ def strided(values: np.ndarray) -> np.ndarray:
     return np.repeat(values, 2, axis=-1)[..., ::2]
 
 
+def widely_strided(values: np.ndarray) -> np.ndarray:
+    """Elements that lie a terabyte apart: whoever touches the second one dies."""
+    return np.lib.stride_tricks.as_strided(values, strides=(1 << 40,) * values.ndim)
+
+
 def other_dtype(values: np.ndarray) -> np.ndarray:
     return values.astype(np.float16 if values.dtype.kind == "f" else np.int16)
 
@@ -218,13 +223,16 @@ def doubled(values: np.ndarray) -> np.ndarray:
     return values.astype(np.float32 if values.dtype == np.float64 else np.float64)
 
 
-@pytest.mark.parametrize("change", [strided, other_dtype, doubled, np.ndarray.tolist, lambda values: None])
+WRONG_KINDS = [strided, widely_strided, other_dtype, doubled, np.ndarray.tolist, lambda values: None]
+
+
+@pytest.mark.parametrize("change", WRONG_KINDS)
 @pytest.mark.parametrize(("name", "argument"), ARRAYS)
 def test_nothing_is_converted_silently(
     name: str, argument: str, change: Callable[[np.ndarray], object]
 ) -> None:
     call = calls()[name]
-    if change is strided and call[argument].size == 1:
+    if change in (strided, widely_strided) and call[argument].size == 1:
         return  # has no strides
     call[argument] = change(call[argument])
     with pytest.raises(TypeError):
@@ -244,6 +252,14 @@ def test_shapes_must_fit(name: str, argument: str) -> None:
     call = calls()[name]
     call[argument] = np.concatenate([call[argument], call[argument][:1]])
     with pytest.raises(ValueError, match=r"shape|must be|length"):
+        getattr(native, name)(**call)
+
+
+@pytest.mark.parametrize(("name", "argument"), sorted({*ARRAYS} - {("render_image", "out")}))
+def test_nothing_where_something_must_be(name: str, argument: str) -> None:
+    call = calls()[name]
+    call[argument] = call[argument][:0]
+    with pytest.raises(ValueError, match=r"shape|must be|length|rows|vertices|features"):
         getattr(native, name)(**call)
 
 
@@ -359,7 +375,7 @@ def test_tables_of_training_are_checked_too(table: str, name: str, function: str
             getattr(native, function)(**call)
 
 
-@pytest.mark.parametrize("change", [strided, other_dtype, doubled, np.ndarray.tolist, lambda values: None])
+@pytest.mark.parametrize("change", WRONG_KINDS)
 @pytest.mark.parametrize("part", [0, 1])
 def test_samples_are_checked_too(part: int, change: Callable[[np.ndarray], object]) -> None:
     call = calls()["train_points"]
@@ -439,8 +455,9 @@ def test_triangles_refuse_what_does_not_fit() -> None:
             native.Triangles(vertices, wrong, 1)
     with pytest.raises(ValueError, match="not finite"):
         native.Triangles(vertices * np.nan, faces, 1)
-    with pytest.raises(TypeError):
-        native.Triangles(vertices.astype(np.float32), faces, 1)
+    for other in (vertices.astype(np.float32), strided(vertices), widely_strided(vertices)):
+        with pytest.raises(TypeError):
+            native.Triangles(other, faces, 1)
     triangles, points = native.Triangles(vertices, faces, 1), np.zeros((5, 3))
     with pytest.raises(ValueError, match="another shape"):
         triangles.winding(points, 2.0, empty(4), WIDEST, 1)

@@ -185,7 +185,7 @@ def test_several_frames_are_refused(save: Save) -> None:
     for kind in ("TIFF", "WEBP"):
         with pytest.raises(LimitExceeded) as caught:
             read_image(save(frames[0], kind, save_all=True, append_images=frames[1:]))
-        assert caught.value.limit == "max_frames"
+        assert caught.value.limit == "max_image_frames"
 
 
 def test_overviews_are_not_frames(save: Save) -> None:

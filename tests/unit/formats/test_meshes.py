@@ -503,10 +503,9 @@ def test_a_sheet_with_two_faces_has_no_inside_to_turn(save: Save) -> None:
     assert not any("right side out" in sentence for sentence in reading.repairs)
 
 
-def test_too_many_textures_are_refused(save: Save, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("acorn_svc.formats.meshes.MAX_TEXTURES", 1)
+def test_too_many_textures_are_refused(save: Save) -> None:
     with pytest.raises(LimitExceeded) as caught:
-        read_mesh(save(_textured([FOUR, FOUR[::-1]]).bytes()))
+        read_mesh(save(_textured([FOUR, FOUR[::-1]]).bytes()), MeshLimits(max_textures=1))
     assert (caught.value.limit, caught.value.value) == ("max_mesh_textures", 1)
 
 
@@ -794,10 +793,9 @@ def test_json_bombs(save: Save, text: bytes) -> None:
     _refused(save, glb(text))
 
 
-def test_a_description_can_be_too_large(save: Save, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("acorn_svc.formats.glb.MAX_JSON_BYTES", 100)
+def test_a_description_can_be_too_large(save: Save) -> None:
     with pytest.raises(LimitExceeded) as caught:
-        read_mesh(save(cube_builder().bytes()))
+        read_mesh(save(cube_builder().bytes()), MeshLimits(max_gltf_json_bytes=100))
     assert (caught.value.limit, caught.value.value) == ("max_gltf_json_bytes", 100)
 
 
