@@ -91,7 +91,7 @@ class SceneChange(SceneText):
     """What people say about a scene, and how urgent it is. What is left out stays as it is."""
 
     priority: Priority | None = Field(
-        None, description="Of a scene that waits: higher ones are fitted first."
+        None, strict=True, description="Of a scene that waits: higher ones are fitted first."
     )
 
 

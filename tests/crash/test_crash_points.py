@@ -28,7 +28,7 @@ PROGRAM = Path(__file__).with_name("driver.py")
 KILLED = -9
 # What needs room on the disk, or waits until something is there.
 NEED_ROOM = {"write", "pwrite64", "fsync", "fdatasync", "link", "mkdir"}
-CLOCKS = {"created_at", "updated_at"}
+CLOCKS = {"created_at", "updated_at", "queued_at"}
 
 State = list[dict[str, Any]]
 Amount = Callable[[int, int], int]
