@@ -1,22 +1,26 @@
-"""The command line: `acorn fit | render | mesh | info | eval | serve | worker | demo | doctor | gc
-| backup | restore`.
+"""The command line: `acorn fit | render | mesh | info | eval | serve | worker | keys | audit | demo | doctor
+| gc | backup | restore`.
 
 Heavy libraries are imported by the commands that need them, so that help comes at once.
 """
 
 from __future__ import annotations
 
+import getpass
 import json
+import re
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TypeVar, cast
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -34,11 +38,14 @@ if TYPE_CHECKING:
     from acorn_svc.formats.mesh_files import MeshEncoding
     from acorn_svc.settings import Settings
     from acorn_svc.store.backup import Backup
+    from acorn_svc.store.database import Database
+    from acorn_svc.store.keys import KeyStore
     from acorn_svc.store.scenes import SceneStore
     from acorn_svc.training.loop import Progress as FitProgress
     from acorn_svc.training.state import FitState
 
 CHECKPOINT_SECONDS = 15.0
+DURATIONS = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
 INTERRUPTED = 130
 PICTURE_SUFFIXES = {".png": "png", ".tif": "tif", ".tiff": "tif", ".jpg": "jpg", ".jpeg": "jpg",
                     ".webp": "webp"}  # fmt: skip
@@ -53,6 +60,8 @@ app = typer.Typer(
     "A first try:  `acorn fit photo.jpg -o photo.acorn`, then "
     "`acorn render photo.acorn -o again.png`. Or see it all at once: `acorn demo`.",
 )
+keys_app = typer.Typer(no_args_is_help=True, help="Make, list and revoke the keys of the service.")
+app.add_typer(keys_app, name="keys")
 out = Console()
 err = Console(stderr=True)
 
@@ -64,6 +73,7 @@ Encoder = Literal["grid", "coordinate"]
 Device = Literal["cpu", "cuda"]
 Mlp = Literal["own", "tiny-cuda-nn"]
 Data = Annotated[Path | None, typer.Option(help="The folder for everything kept.")]
+ScopeName = Literal["read", "write", "admin"]
 Box = tuple[float, float, float, float]
 N = TypeVar("N", int, float)
 
@@ -255,6 +265,10 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(min=1, max=65_535, help="Port to listen on.")] = None,
     data: Data = None,
+    insecure: Annotated[
+        bool | None,
+        typer.Option("--insecure", help="Listen on any address, though there is no key to keep others out."),
+    ] = None,
 ) -> None:
     """Start the service: page, REST API, IIIF and Deep Zoom, and the worker that fits.
 
@@ -263,7 +277,81 @@ def serve(
     """
     from acorn_svc.api.app import serve as run
 
-    run(_settings(host=host, port=port, data=data))
+    run(_settings(host=host, port=port, data=data, insecure=insecure))
+
+
+@keys_app.command(
+    "create",
+    epilog="**Examples**\n\n"
+    "`acorn keys create --name me --scope admin` - the first one\n\n"
+    "`acorn keys create --name camera --scope write --expires-in 90d`",
+)
+def create_key(
+    name: Annotated[str, typer.Option(help="Who or what it is for.")],
+    scope: Annotated[
+        ScopeName, typer.Option(help="read: see everything; write: also upload; admin: also all else.")
+    ] = "read",
+    expires_in: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Such as 90d, 12h or 30m; default never.")
+    ] = None,
+    data: Data = None,
+) -> None:
+    """Make a key and print it. It is shown now and never again.
+
+    From the first key on, the service asks for one.
+    """
+    lifetime = _duration(expires_in) if expires_in else None
+    from acorn_svc.store.keys import Scope
+
+    if not 0 < len(name) <= 100:
+        raise typer.BadParameter("the name must have 1 to 100 characters")
+    with _access(data) as (keys, note):
+        key, text = keys.create(name, Scope(scope), lifetime)
+        note("keys create", key.id)
+    err.print(f"The key {key.id}, {scope}; keep it, it is not shown again:", highlight=False)
+    print(text)
+
+
+@keys_app.command("list")
+def list_keys(
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    data: Data = None,
+) -> None:
+    """List all keys, but not the keys themselves."""
+    columns = ("id", "name", "scope", "created_at", "expires_at", "revoked_at", "used_at")
+    with _access(data) as (keys, _):
+        _show_rows([{name: getattr(key, name) for name in columns} for key in keys.all()], as_json=as_json)
+
+
+@keys_app.command("revoke")
+def revoke_key(key_id: Annotated[str, typer.Argument(metavar="ID")], data: Data = None) -> None:
+    """Let a key open nothing any more; a running service knows within two seconds."""
+    with _access(data) as (keys, note):
+        keys.revoke(key_id)
+        note("keys revoke", key_id)
+
+
+@keys_app.command("end-links")
+def end_links(data: Data = None) -> None:
+    """End every signed link and every session of the page; keys stay as they are."""
+    with _access(data) as (keys, note):
+        keys.renew_signing_secret()
+        note("keys end-links", None)
+
+
+@app.command("audit")
+def show_audit_log(
+    limit: Annotated[int, typer.Option(min=1, max=1_000_000, help="At most this many.")] = 50,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    data: Data = None,
+) -> None:
+    """Show who changed what, newest first."""
+    from acorn_svc.store.audit import AuditLog
+
+    columns = ("at", "caller", "name", "action", "target", "address", "status")
+    with _database(data) as (database, settings):
+        entries = AuditLog(database, settings.max_audit_entries).newest(limit)
+        _show_rows([{name: getattr(entry, name) for name in columns} for entry in entries], as_json=as_json)
 
 
 @app.command()
@@ -520,6 +608,60 @@ def _settings(**options: Any) -> Settings:
         return Settings(**{name: value for name, value in options.items() if value is not None})
     except ValidationError as error:
         raise BadRequest(_sentence(error)) from error
+
+
+@contextmanager
+def _database(data: Path | None) -> Iterator[tuple[Database, Settings]]:
+    """The database of the service, whether it runs or not."""
+    from acorn_svc.store.database import open_database
+
+    settings = _settings(data=data)
+    settings.data.mkdir(parents=True, exist_ok=True)
+    database = open_database(settings.database_url, settings.data / "acorn.sqlite")
+    try:
+        yield database, settings
+    finally:
+        database.close()
+
+
+@contextmanager
+def _access(data: Path | None) -> Iterator[tuple[KeyStore, Callable[[str, str | None], None]]]:
+    """The keys of the service, and what writes into its audit log what was done with them."""
+    from acorn_svc.store.audit import AuditEntry, AuditLog
+    from acorn_svc.store.keys import KeyStore
+
+    with _database(data) as (database, settings):
+        log = AuditLog(database, settings.max_audit_entries)
+
+        def note(action: str, target: str | None) -> None:
+            user = getpass.getuser()
+            log.add(AuditEntry(caller="command line", name=user, action=action, target=target, status=200))
+
+        yield KeyStore(database, settings.max_keys), note
+
+
+def _show_rows(rows: list[dict[str, object]], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(rows, indent=2, default=str))
+        return
+    table = Table(*(rows[0] if rows else ()), box=None)
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row.values()))
+    out.print(table)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    return value.strftime("%Y-%m-%d %H:%M") if isinstance(value, datetime) else escape(str(value))
+
+
+def _duration(text: str) -> timedelta:
+    """A time such as 90d, 12h or 30m."""
+    match = re.fullmatch(r"([1-9][0-9]{0,5})([dhms])", text)
+    if match is None:
+        raise typer.BadParameter(f"{text!r} is not a time such as 90d, 12h or 30m")
+    return timedelta(**{DURATIONS[match[2]]: int(match[1])})
 
 
 def _sentence(error: ValidationError) -> str:

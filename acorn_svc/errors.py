@@ -12,6 +12,10 @@
     │   └── LimitExceeded         limit_exceeded        well-formed, but larger than allowed
     │       ├── TooManyBytes      too_large             more bytes than allowed
     │       └── HeaderTooLarge    header_too_large      more bytes of header than allowed
+    ├── Unauthenticated           unauthenticated       nobody is known to ask
+    ├── Forbidden                 forbidden             whoever asks may not do this
+    ├── Misdirected               misdirected           asked under a name that may be somebody else's
+    ├── TooManyRequests           too_many_requests     one caller asks for more than its share
     ├── NotFound                  not_found             no such thing
     │   └── OtherVersion          other_version         of a scene that shows another version now
     ├── TooSlow                   too_slow              a request that arrives too slowly
@@ -113,6 +117,30 @@ class HeaderTooLarge(LimitExceeded):
     """More bytes of header than allowed."""
 
     code = "header_too_large"
+
+
+class Unauthenticated(AcornError):
+    """This needs a key, and there is none, or one that doesn't count any more."""
+
+    code = "unauthenticated"
+
+
+class Forbidden(AcornError):
+    """Whoever asks is known, but may not do this."""
+
+    code = "forbidden"
+
+
+class Misdirected(AcornError):
+    """The service was asked under a name that may belong to somebody else."""
+
+    code = "misdirected"
+
+
+class TooManyRequests(AcornError):
+    """One caller asks for more than its share, which `limit` names."""
+
+    code = "too_many_requests"
 
 
 class NotFound(AcornError):

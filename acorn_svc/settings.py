@@ -7,12 +7,14 @@ is refused, and a combination that could not work is refused at start with the r
 
 from __future__ import annotations
 
+import ipaddress
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 # What happens to what is beyond a limit: the status and the code of the answer.
@@ -24,6 +26,7 @@ FAILED, FORGOTTEN = "the job fails", "the oldest are forgotten"
 MIB = 1024 * 1024
 GIB = 1024 * MIB
 PREFIX = "ACORN_"
+MIN_KEY_CHARACTERS = 32
 
 
 def _setting(
@@ -34,6 +37,15 @@ def _setting(
     return Field(default, ge=least, le=most, description=sentence, json_schema_extra=extra)  # type: ignore[arg-type]
 
 
+def _choice(default: Any, unit: str, sentence: str) -> Any:
+    return Field(default, description=sentence, json_schema_extra={"unit": unit})
+
+
+def separated(text: str) -> list[str]:
+    """The parts of a setting that are separated by commas."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
 def _cores() -> int:
     return os.cpu_count() or 1
 
@@ -41,7 +53,9 @@ def _cores() -> int:
 class Settings(BaseSettings):
     """The settings of one server; immutable once it has started."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, frozen=True, extra="forbid", hide_input_in_errors=True
+    )
 
     data: Path = Field(
         default=Path("acorn-data"),
@@ -87,10 +101,62 @@ class Settings(BaseSettings):
     host: str = Field(
         default="127.0.0.1",
         min_length=1,
-        description="The address to listen on; the service has no log-in, so keep it private.",
+        description="The address to listen on; others than this machine's own need a key to exist.",
         json_schema_extra={"unit": "address"},
     )
     port: int = _setting(8000, "port", "The TCP port to listen on.", most=65_535)
+
+    insecure: bool = _choice(
+        False, "yes or no", "Listen on any address without a key: everybody who reaches it may do everything."
+    )
+    admin_key: SecretStr | None = _choice(
+        None, "secret", "A key of the scope admin, 32 characters or more; it counts as long as it is set."
+    )
+    scenes_public: bool = _choice(False, "yes or no", "Whether new scenes can be seen without a key.")
+    session_seconds: int = _setting(
+        43_200, "seconds", "Time after which somebody signed in on the page signs in again.", most=30 * 86_400
+    )
+    max_link_seconds: int = _setting(
+        30 * 86_400,
+        "seconds",
+        "The longest life of a signed link to a scene.",
+        most=10 * 366 * 86_400,
+        refused=BAD_REQUEST,
+    )
+    max_keys: int = _setting(
+        1000, "keys", "The most keys that count at the same time.", most=1_000_000, refused=UNUSABLE
+    )
+    max_audit_entries: int = _setting(
+        100_000,
+        "entries",
+        "What is kept of the audit log; the oldest go first.",
+        most=100_000_000,
+        refused=FORGOTTEN,
+    )
+    cors_origins: str = _choice(
+        "*", "origins", "Sites, separated by commas, whose scripts may read here; `*` for every site."
+    )
+    cors_write_origins: str = _choice(
+        "", "origins", "Sites, separated by commas, whose scripts may also change things, with a key."
+    )
+    frame_ancestors: str = _choice(
+        "'self'", "sources", "Sites, separated by spaces, that may show the page in a frame."
+    )
+    trusted_proxies: str = _choice(
+        "", "addresses", "Addresses or networks, separated by commas, of proxies that are believed."
+    )
+    proxy_user_header: str = _choice(
+        "", "header", "Where a trusted proxy says who has signed in; without it nobody is believed."
+    )
+    proxy_groups_header: str = _choice(
+        "", "header", "Where a trusted proxy says in which groups they are, separated by commas."
+    )
+    proxy_write: str = _choice(
+        "", "names", "Users and `@groups` of the proxy, separated by commas, who may write; others read."
+    )
+    proxy_admin: str = _choice(
+        "", "names", "Users and `@groups` of the proxy, separated by commas, with the scope admin."
+    )
 
     max_connections: int = _setting(
         1024,
@@ -280,6 +346,13 @@ class Settings(BaseSettings):
     max_queued_jobs: int = _setting(
         1000, "jobs", "Jobs that may wait or run; further uploads are refused.", most=1_000_000, refused=BUSY
     )
+    max_queued_jobs_per_key: int = _setting(
+        20,
+        "jobs",
+        "Jobs of one key, or one user of a proxy, that may wait or run.",
+        most=1_000_000,
+        refused="429 `too_many_requests`",
+    )
     embedded_workers: int = _setting(
         1,
         "processes",
@@ -461,11 +534,36 @@ class Settings(BaseSettings):
                 self.max_request_bytes >= self.max_query_points * 12,
                 "max_request_bytes must hold max_query_points points of 12 bytes",
             ),
+            (
+                self.admin_key is None or _is_strong(self.admin_key.get_secret_value()),
+                f"admin_key must have {MIN_KEY_CHARACTERS} characters or more and no spaces, such as those "
+                "of `openssl rand -hex 32`",
+            ),
+            (
+                bool(self.trusted_proxies or not self.proxy_user_header),
+                "proxy_user_header needs trusted_proxies, or anybody could claim to be anybody",
+            ),
+            (
+                all(map(_is_network, separated(self.trusted_proxies))),
+                "trusted_proxies must be IP addresses or networks, such as 10.0.0.0/8",
+            ),
+            (
+                self.cors_origins == "*" or all(map(_is_origin, separated(self.cors_origins))),
+                "cors_origins must be * or origins such as https://example.org",
+            ),
+            (
+                all(map(_is_origin, separated(self.cors_write_origins))),
+                "cors_write_origins must be origins such as https://example.org",
+            ),
+            (
+                not set(self.frame_ancestors) & set(";,\r\n"),
+                "frame_ancestors must be sources of a content security policy, separated by spaces",
+            ),
         ]
 
     def environment(self) -> dict[str, str]:
-        """These settings as environment variables, for a process started by this one."""
-        values = self.model_dump(mode="json")
+        """These settings as environment variables, for a process started by this one; no secrets."""
+        values = self.model_dump(mode="json", exclude={"admin_key"})
         values["data"] = str(self.data.absolute())
         return {f"{PREFIX}{name.upper()}": str(value) for name, value in values.items()}
 
@@ -473,6 +571,22 @@ class Settings(BaseSettings):
 def is_limit(name: str) -> bool:
     """Whether a setting bounds something, and so stands in `docs/limits.md`."""
     return "refused" in _extra(name)
+
+
+def _is_strong(key: str) -> bool:
+    return re.fullmatch(rf"[!-~]{{{MIN_KEY_CHARACTERS},200}}", key) is not None
+
+
+def _is_network(text: str) -> bool:
+    try:
+        ipaddress.ip_network(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_origin(text: str) -> bool:
+    return re.fullmatch(r"https?://[^/\s*]+", text) is not None
 
 
 def settings_page() -> str:
@@ -509,9 +623,13 @@ def _extra(name: str) -> dict[str, Any]:
 
 def _row(name: str) -> str:
     field, unit = Settings.model_fields[name], _extra(name)["unit"]
-    default = "number of cores" if field.default == _cores() and unit in CORE_UNITS else f"`{field.default}`"
-    default = "none" if field.default == "" else default
-    return f"| `{PREFIX}{name.upper()}` | {unit} | {default} | {field.description} |"
+    return f"| `{PREFIX}{name.upper()}` | {unit} | {_default(field.default, unit)} | {field.description} |"
+
+
+def _default(value: object, unit: object) -> str:
+    if value == _cores() and unit in CORE_UNITS:
+        return "number of cores"
+    return "none" if value in ("", None) else f"`{value}`"
 
 
 CORE_UNITS = ("threads", "renders")

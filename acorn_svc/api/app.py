@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gc
 import ipaddress
+import os
 import re
 import tempfile
 import threading
@@ -25,29 +26,39 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from acorn_svc import __version__
 from acorn_svc.api import (
+    access,
+    audit,
     deepzoom,
     errors,
     events,
     health,
     iiif,
+    keys,
+    links,
     mesh,
     page,
     query,
     region,
     scenes,
+    session,
     tiles3d,
     tus,
 )
+from acorn_svc.api.callers import Callers, KeyRing
 from acorn_svc.api.gate import Places
 from acorn_svc.api.intake import Intake
+from acorn_svc.api.proxies import Proxies
 from acorn_svc.api.rendering import Renderer
+from acorn_svc.api.safe_headers import SafeHeaders
 from acorn_svc.api.server import Server, require_descriptors
-from acorn_svc.errors import TooManyBytes
+from acorn_svc.errors import Conflict, TooManyBytes
 from acorn_svc.jobs.inspection import Inspector
 from acorn_svc.jobs.queue import JobQueue
 from acorn_svc.jobs.worker import EmbeddedWorkers, lock_folder
 from acorn_svc.settings import Settings
+from acorn_svc.store.audit import AuditLog
 from acorn_svc.store.housekeeping import Housekeeper
+from acorn_svc.store.keys import KeyStore
 from acorn_svc.store.scenes import SceneStore
 from acorn_svc.store.uploads import UploadStore
 
@@ -75,11 +86,11 @@ TAGS = [
     {"name": "Shapes", "description": "A shape as one mesh, at any resolution."},
     {"name": "3D Tiles", "description": "Shapes for viewers: 3D Tiles 1.1, an implicit octree."},
     {"name": "Query", "description": "The field itself: coordinates in, values out."},
+    {"name": "Access", "description": "Keys, signing in, signed links, and who did what."},
     {"name": "Service", "description": "The service itself."},
 ]
 UPLOADS = re.compile("/scenes|/uploads(/.*)?")
 log = structlog.get_logger()
-SAFE_HEADERS = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"same-origin")]
 
 
 def create_app(settings: Settings, workers: EmbeddedWorkers | None = None) -> FastAPI:
@@ -98,25 +109,42 @@ def create_app(settings: Settings, workers: EmbeddedWorkers | None = None) -> Fa
     store = SceneStore(settings)
     app.state.settings = settings
     app.state.store = store
-    app.state.jobs = JobQueue(store, settings.max_queued_jobs)
+    app.state.jobs = JobQueue(store, settings.max_queued_jobs, settings.max_queued_jobs_per_key)
     app.state.inspector = Inspector(settings)
     app.state.intake = Intake(store, app.state.jobs, app.state.inspector)
     app.state.uploads = UploadStore(store)
     app.state.renderer = Renderer(store, settings)
     app.state.checkup = health.Checkup(store, settings, workers)
     app.state.event_streams = Places(settings.max_event_streams, "max_event_streams")
+    app.state.keys = KeyStore(store.database, settings.max_keys)
+    app.state.audit = AuditLog(store.database, settings.max_audit_entries)
+    app.state.callers = Callers(KeyRing(app.state.keys, settings), settings)
     app.state.workers = workers
     app.state.stopping = threading.Event()
     # Routes are tried in this order.
     for module in (iiif, deepzoom):
         app.include_router(module.pictures, responses=errors.documented(400, 404, 503))
-    for module in (scenes, tus, events, health):
+    for module in (scenes, tus, events, links, session, keys, audit, health):
         app.include_router(module.router)
     for module in (iiif, deepzoom, region, mesh, tiles3d, query):
         app.include_router(module.router, responses=errors.documented(400, 404, 503))
-    page.install(app)
+    routes = access.rules_of(app)
+    everybodys = page.install(app)
     errors.install(app)
+    # The last one is the first to see a request.
     app.add_middleware(Guard, max_request_bytes=settings.max_request_bytes)
+    app.add_middleware(
+        access.Access,
+        routes=routes,
+        page=everybodys,
+        callers=app.state.callers,
+        store=store,
+        uploads=app.state.uploads,
+        audit=app.state.audit,
+    )
+    app.add_middleware(SafeHeaders, settings=settings)
+    if settings.trusted_proxies:
+        app.add_middleware(Proxies, settings=settings)
     return app
 
 
@@ -141,7 +169,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 class Guard:
-    """Bounds the bodies that are read as a whole, and adds the headers that every answer has."""
+    """Bounds the bodies that are read as a whole."""
 
     def __init__(self, app: ASGIApp, max_request_bytes: int) -> None:
         self._app = app
@@ -153,7 +181,7 @@ class Guard:
             await self._app(scope, receive, send)
             return
         is_upload = UPLOADS.fullmatch(scope["path"]) is not None
-        await self._app(scope, receive if is_upload else self._bounded(receive), _marked(send))
+        await self._app(scope, receive if is_upload else self._bounded(receive), send)
 
     def _bounded(self, receive: Receive) -> Receive:
         count = 0
@@ -171,32 +199,31 @@ class Guard:
         return counted
 
 
-def _marked(send: Send) -> Send:
-    async def marked(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            message["headers"] = [*message["headers"], *SAFE_HEADERS]
-        await send(message)
-
-    return marked
-
-
-def _warn_if_open(host: str) -> None:
-    try:
-        private = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        private = host == "localhost"
-    if not private:
-        log.warning(
-            "There is no access control yet: whoever reaches this address can upload, change and delete.",
-            host=host,
+def _require_keys(settings: Settings, keys: KeyStore) -> None:
+    """Raise Conflict when everybody who reaches the service could do everything, unless that is meant."""
+    has_keys = settings.admin_key is not None or bool(settings.proxy_user_header) or keys.exist()
+    if has_keys or _is_loopback(settings.host):
+        return
+    if not settings.insecure:
+        raise Conflict(
+            f"Everybody who reaches {settings.host} could upload, change and delete: make a key first, with "
+            "`acorn keys create --name me --scope admin`, or say --insecure."
         )
+    log.warning("There is no key: whoever reaches this address can do everything.", host=settings.host)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def serve(settings: Settings) -> None:
     """Run the service until SIGTERM or Ctrl-C.
 
-    Raises Conflict when the data folder is in use, or the system does not allow as many connections as the
-    settings do.
+    Raises Conflict when the data folder is in use, when others could do everything, or when the system does
+    not allow as many connections as the settings do.
     """
     require_descriptors(settings)
     with lock_folder(settings.data, "server.lock"):
@@ -204,7 +231,9 @@ def serve(settings: Settings) -> None:
         app.state.store.adopt_old_checkpoints()
         # Forms are spooled by a library; they too stay on the disk that holds the data.
         tempfile.tempdir = str(app.state.store.blobs.spool)
-        _warn_if_open(settings.host)
+        _require_keys(settings, app.state.keys)
+        # What is started from here needs no key, least of all a process that reads uploads.
+        os.environ.pop("ACORN_ADMIN_KEY", None)
         # What has been imported stays: to look for garbage in it stops the server for tenths of a second.
         gc.freeze()
         Server(app, settings).run()

@@ -25,12 +25,16 @@ from acorn_svc.errors import (
     BadRequest,
     ChecksumMismatch,
     Conflict,
+    Forbidden,
     HeaderTooLarge,
     InsufficientStorage,
+    Misdirected,
     NotFound,
     OtherVersion,
     TooManyBytes,
+    TooManyRequests,
     TooSlow,
+    Unauthenticated,
     Unavailable,
     UnsupportedMedia,
     WrongOffset,
@@ -39,12 +43,16 @@ from acorn_svc.errors import (
 # The nearest class above an exception decides.
 STATUS: dict[type[AcornError], int] = {
     BadRequest: 400,
+    Unauthenticated: 401,
+    Forbidden: 403,
     NotFound: 404,
     TooSlow: 408,
     Conflict: 409,
     TooManyBytes: 413,
     UnsupportedMedia: 415,
+    Misdirected: 421,
     BadInput: 422,
+    TooManyRequests: 429,
     HeaderTooLarge: 431,
     ChecksumMismatch: 460,  # as tus has it
     AcornError: 500,
@@ -86,6 +94,8 @@ class ErrorBody(BaseModel):
 
 DESCRIPTIONS = {
     400: "A parameter cannot be understood.",
+    401: "This needs a key, or a newer one.",
+    403: "The key isn't enough for this.",
     404: "There is nothing with this id, or it has nothing to show yet.",
     408: "The request arrives too slowly.",
     409: "The state of the scene or upload doesn't allow this.",
@@ -93,7 +103,9 @@ DESCRIPTIONS = {
     413: "The body is too large.",
     415: "The file is of a kind that Acorn doesn't read.",
     416: "The range lies outside the file.",
+    421: "The service doesn't go by this name.",
     422: "The data cannot be used, or is larger than a limit allows.",
+    429: "This key has as many jobs as it may have.",
     431: "The header is too large.",
     460: "The bytes of this request aren't those of its checksum; none were taken.",
     503: "Too busy; `Retry-After` says when to ask again.",
@@ -125,12 +137,19 @@ def status_of(error: AcornError) -> int:
 
 def answer(error: AcornError) -> JSONResponse:
     """The answer that says `error`."""
-    headers = {}
+    return _answer(
+        status_of(error), error.code, error.message, error.limit, error.value, headers=_headers_of(error)
+    )
+
+
+def _headers_of(error: AcornError) -> dict[str, str]:
     if isinstance(error, Unavailable):
-        headers["Retry-After"] = str(error.retry_after)
+        return {"Retry-After": str(error.retry_after)}
+    if isinstance(error, Unauthenticated):
+        return {"WWW-Authenticate": 'Bearer realm="acorn"'}
     if isinstance(error, WrongOffset):
-        headers["Upload-Offset"] = str(error.offset)
-    return _answer(status_of(error), error.code, error.message, error.limit, error.value, headers=headers)
+        return {"Upload-Offset": str(error.offset)}
+    return {}
 
 
 def _answer(

@@ -51,11 +51,12 @@ class Intake:
         `new_scene` says what the scene is, from the inspection and the size in bytes; `also` joins the
         transaction that adds it.
 
-        Raises BadInput for a file of which no scene can be made, Unavailable and InsufficientStorage.
+        Raises BadInput for a file of which no scene can be made, Unavailable, TooManyRequests and
+        InsufficientStorage.
         """
         scene = new_scene(self._inspector.inspect(path), path.stat().st_size)
         if scene.status == Status.QUEUED:
-            self._jobs.require_room()
+            self._jobs.require_room(scene.owner)
             return self._jobs.accept(scene, path, lambda session: also(session, scene), sha256)
         return self._store.create(scene, path, lambda session: also(session, scene), sha256)
 

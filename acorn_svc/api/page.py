@@ -39,8 +39,11 @@ NO_MANUAL: Final = f"""{HEAD}<title>Acorn</title>
 """
 
 
-def install(app: FastAPI, folder: Path = WEB) -> None:
-    """Serve the page at `/`, the manual at `/docs`, and the files of both from `folder`."""
+def install(app: FastAPI, folder: Path = WEB) -> set[str]:
+    """Serve the page at `/`, the manual at `/docs`, and the files of both from `folder`.
+
+    Returns all that: the first part of each path.
+    """
 
     @app.get("/", include_in_schema=False)
     def page() -> Response:
@@ -55,11 +58,13 @@ def install(app: FastAPI, folder: Path = WEB) -> None:
             return HTMLResponse(NO_MANUAL)
         return _manual(app.title)
 
-    for file in sorted(folder.iterdir()) if folder.is_dir() else ():
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    for file in files:
         if file.is_dir():
             app.mount(f"/{file.name}", StaticFiles(directory=file))
         elif file.name != "index.html":
             _add_file(app, file)
+    return {"/", "/docs", *(f"/{file.name}" for file in files)}
 
 
 def _manual(title: str) -> Response:

@@ -22,6 +22,7 @@ from pydantic import (
     model_validator,
 )
 
+from acorn_svc.api.callers import CallerDep
 from acorn_svc.api.dependencies import (
     JobQueueDep,
     SceneDep,
@@ -39,6 +40,8 @@ from acorn_svc.errors import BadRequest
 from acorn_svc.field.shape import ShapeField
 from acorn_svc.jobs.inspection import Inspection
 from acorn_svc.jobs.queue import HIGHEST_PRIORITY, JobQueue
+from acorn_svc.settings import Settings
+from acorn_svc.store.keys import Scope
 from acorn_svc.store.scenes import Scene, Status, new_id
 
 MAX_PAGE = 100
@@ -88,15 +91,20 @@ Priority = Annotated[
 
 
 class SceneChange(SceneText):
-    """What people say about a scene, and how urgent it is. What is left out stays as it is."""
+    """What people say about a scene, who may see it, how urgent it is. What is left out stays as it is."""
 
     priority: Priority | None = Field(
         None, strict=True, description="Of a scene that waits: higher ones are fitted first."
     )
+    public: bool = Field(False, description="Whether anybody may see the scene, without a key.")
 
 
 class SceneOptions(SceneText):
-    """What to call the scene, and how to fit it."""
+    """What to call the scene, who may see it, and how to fit it."""
+
+    public: bool | None = Field(
+        None, description="Whether anybody may see the scene, without a key; usually not."
+    )
 
     preset: Literal["draft", "standard", "fine"] = Field(
         "standard", description="How much care to take: more is slower, larger and better."
@@ -126,6 +134,10 @@ class SceneOptions(SceneText):
         if self.seconds is not None and self.steps is not None:
             raise ValueError("give seconds or steps, not both")
         return self
+
+    def decided(self, settings: Settings) -> Self:
+        """The same, with what the settings say where the caller says nothing."""
+        return self if self.public is not None else self.model_copy(update={"public": settings.scenes_public})
 
     def fit_options(self) -> dict[str, Any]:
         """The choices that the preset would make otherwise, as far as they were made."""
@@ -221,6 +233,7 @@ class SceneOut(BaseModel):
     encoder: str
     created_at: datetime
     updated_at: datetime
+    public: bool = Field(description="Whether anybody may see it, without a key.")
     version: int = Field(description="Snapshots so far; 0 means that there is nothing to see yet.")
     progress: SceneProgress | None
     priority: int = Field(description="Higher ones are fitted first.")
@@ -288,7 +301,7 @@ def scene_out(scene: Scene, base: str, position: int | None = None) -> SceneOut:
         shape=shape,
         queue_position=position,
         seconds_left=left,
-        links=_links(scene, base),
+        links=links_of(scene, base),
     )
 
 
@@ -303,7 +316,8 @@ def seconds_left(progress: Mapping[str, Any]) -> float | None:
 COLUMNS = {column.key for column in Scene.__table__.columns} - {"progress", "shape"}
 
 
-def _links(scene: Scene, base: str) -> SceneLinks:
+def links_of(scene: Scene, base: str) -> SceneLinks:
+    """Where everything about `scene` is, below `base`."""
     own = f"{base}scenes/{scene.id}"
     # What a finished scene looks like may be kept for ever, under an address with its version.
     name = f"{scene.id}-{scene.version}" if scene.status == Status.READY else scene.id
@@ -392,7 +406,7 @@ UPLOAD_BODY = {
     "/scenes",
     status_code=201,
     summary="Upload an image, a mesh or an .acorn file",
-    responses=documented(400, 413, 415, 422, 503, 507),
+    responses=documented(400, 401, 403, 413, 415, 422, 429, 503, 507),
     openapi_extra=UPLOAD_BODY,
 )
 async def create_scene(
@@ -403,6 +417,7 @@ async def create_scene(
     intake: IntakeDep,
     settings: SettingsDep,
     show: ShowDep,
+    caller: CallerDep,
 ) -> SceneOut:
     """Send the file as the body of the request, with the options as parameters of the URL, or as a
     form of the type `multipart/form-data` whose fields are the options and `file`.
@@ -416,8 +431,9 @@ async def create_scene(
     """
     with spooled(store.blobs) as path:
         received = await receive(request, path, store, settings, intake)
-        options = with_fields(options, received.fields)
-        scene = await intake.check(lambda: intake.admit(path, received.sha256, partial(new_scene, options)))
+        options = with_fields(options, received.fields).decided(settings)
+        making = partial(new_scene, options, caller.owner)
+        scene = await intake.check(lambda: intake.admit(path, received.sha256, making))
     created = await anyio.to_thread.run_sync(show, scene)
     response.headers["Location"] = created.links.self
     return created
@@ -435,12 +451,14 @@ def with_fields(options: SceneOptions, fields: Mapping[str, str]) -> SceneOption
         raise RequestValidationError(complaints) from None
 
 
-def new_scene(options: SceneOptions, inspection: Inspection, size: int) -> Scene:
+def new_scene(options: SceneOptions, owner: str | None, inspection: Inspection, size: int) -> Scene:
     """The scene of an upload of `size` bytes; raises BadRequest when the options aren't for its kind."""
     _require_options_of(inspection.kind, options)
     ready = inspection.format == "acorn"
     return Scene(
         id=new_id(),
+        owner=owner,
+        public=bool(options.public),
         kind=inspection.kind,
         status=Status.READY if ready else Status.QUEUED,
         version=1 if ready else 0,
@@ -468,29 +486,34 @@ def _require_options_of(kind: str, options: SceneOptions) -> None:
         raise BadRequest("An image has no iou; ask for a psnr.")
 
 
-@router.get("/scenes", summary="List scenes", responses=documented(422))
+@router.get("/scenes", summary="List scenes", responses=documented(401, 422))
 def list_scenes(
     store: StoreDep,
     show: ShowDep,
+    caller: CallerDep,
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE, description="At most this many.")] = 20,
     cursor: Annotated[str | None, Query(max_length=64, description="`next` of the page before.")] = None,
 ) -> SceneList:
-    """The newest scenes first. Follow `next` for older ones."""
-    page = store.page(limit, cursor)
+    """The newest scenes first, without a key only public ones. Follow `next` for older ones."""
+    page = store.page(limit, cursor, only_public=not caller.may(Scope.READ))
     return SceneList(items=show.all(page.items), next=page.next, total=page.total)
 
 
-@router.get("/scenes/{id}", summary="Inspect a scene", responses=documented(404))
+@router.get("/scenes/{id}", summary="Inspect a scene", responses=documented(401, 404))
 def get_scene(scene: SceneDep, show: ShowDep) -> SceneOut:
     """Everything that is known about one scene."""
     return show(scene)
 
 
-@router.patch("/scenes/{id}", summary="Describe a scene", responses=documented(400, 404, 409, 413, 422))
+@router.patch(
+    "/scenes/{id}",
+    summary="Describe a scene",
+    responses=documented(400, 401, 403, 404, 409, 413, 422),
+)
 def patch_scene(
     id: SceneId, change: SceneChange, store: StoreDep, jobs: JobQueueDep, show: ShowDep
 ) -> SceneOut:
-    """Set title, description, attribution or rights; or the priority of a scene that waits."""
+    """Set title, description, attribution, rights, who may see it, or the priority of a scene that waits."""
     values = change.model_dump(exclude_unset=True)
     priority = values.pop("priority", None)
     if priority is not None:
@@ -498,19 +521,19 @@ def patch_scene(
     return show(store.update(id, **values))
 
 
-@router.delete("/scenes/{id}", status_code=204, summary="Delete a scene", responses=documented(404))
+@router.delete("/scenes/{id}", status_code=204, summary="Delete a scene", responses=documented(401, 403, 404))
 def delete_scene(id: SceneId, store: StoreDep) -> None:
     """Remove the scene with all its files. A running fit is ended."""
     store.delete(id)
 
 
-@router.post("/scenes/{id}/cancel", summary="Cancel a fit", responses=documented(404, 409))
+@router.post("/scenes/{id}/cancel", summary="Cancel a fit", responses=documented(401, 403, 404, 409))
 def cancel_scene(id: SceneId, jobs: JobQueueDep, show: ShowDep) -> SceneOut:
     """End a fit that waits, runs or is paused. What it has shown so far stays, and `retry` takes it up."""
     return show(jobs.cancel(id))
 
 
-@router.post("/scenes/{id}/pause", summary="Pause a fit", responses=documented(404, 409))
+@router.post("/scenes/{id}/pause", summary="Pause a fit", responses=documented(401, 403, 404, 409))
 def pause_scene(id: SceneId, jobs: JobQueueDep, show: ShowDep) -> SceneOut:
     """Let a fit that waits or runs wait until `resume`. It keeps where it is within seconds, and
     makes room for others.
@@ -518,7 +541,9 @@ def pause_scene(id: SceneId, jobs: JobQueueDep, show: ShowDep) -> SceneOut:
     return show(jobs.pause(id))
 
 
-@router.post("/scenes/{id}/resume", summary="Go on with a fit", responses=documented(404, 409, 503))
+@router.post(
+    "/scenes/{id}/resume", summary="Go on with a fit", responses=documented(401, 403, 404, 409, 429, 503)
+)
 def resume_scene(id: SceneId, jobs: JobQueueDep, show: ShowDep) -> SceneOut:
     """Queue a fit that was paused. It goes on from where it was, and its result is the same as without the
     pause, to the last bit.
@@ -526,7 +551,7 @@ def resume_scene(id: SceneId, jobs: JobQueueDep, show: ShowDep) -> SceneOut:
     return show(jobs.resume(id))
 
 
-@router.post("/scenes/{id}/retry", summary="Fit again", responses=documented(404, 409, 503))
+@router.post("/scenes/{id}/retry", summary="Fit again", responses=documented(401, 403, 404, 409, 429, 503))
 def retry_scene(id: SceneId, jobs: JobQueueDep, show: ShowDep) -> SceneOut:
     """Take up a fit that failed or was cancelled, from its last checkpoint if there is one."""
     return show(jobs.retry(id))

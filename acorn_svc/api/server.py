@@ -57,6 +57,7 @@ class Server(uvicorn.Server):
             log_level="error",
             access_log=False,
             server_header=False,
+            proxy_headers=False,  # `api.proxies` does that, for those that are trusted
             timeout_keep_alive=settings.keep_alive_seconds,
             timeout_graceful_shutdown=settings.shutdown_seconds,
         )

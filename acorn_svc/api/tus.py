@@ -27,6 +27,7 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 from starlette.types import Message, Receive, Scope, Send
 
+from acorn_svc.api.callers import CallerDep
 from acorn_svc.api.dependencies import SettingsDep, UploadsDep
 from acorn_svc.api.errors import ErrorDetail, documented
 from acorn_svc.api.intake import Intake, IntakeDep
@@ -160,6 +161,7 @@ async def begin_upload(
     intake: IntakeDep,
     settings: SettingsDep,
     base: BaseDep,
+    caller: CallerDep,
     upload_length: Bytes,
     upload_metadata: Labels = "",
     upload_checksum: Checksum = None,
@@ -173,14 +175,14 @@ async def begin_upload(
     most = settings.max_upload_bytes
     if upload_length > most:
         raise TooManyBytes(f"The upload is larger than {most} bytes.", limit="max_upload_bytes", value=most)
-    options = _options_in(upload_metadata).model_dump(exclude_unset=True)
+    options = _options_in(upload_metadata).decided(settings).model_dump(exclude_unset=True)
     digest = next(iter(announced_digests(request.headers, "repr-digest")), None)
     checks = _checks(request, upload_checksum)
     has_part = _has_body(request)
     if has_part:
         _require_part(request)
     upload = await intake.write(
-        partial(uploads.create, upload_length, upload_metadata, options, digest),
+        partial(uploads.create, upload_length, upload_metadata, options, digest, caller.owner),
     )
     if has_part or upload.is_complete:
         try:
@@ -333,7 +335,7 @@ async def _append(request: Request, checks: list[Check], writer: Writer, intake:
 async def _finish(upload_id: str, sha256: str | None, uploads: UploadStore, intake: Intake) -> None:
     def make(upload: Upload, path: FilePath, sha256: str, also: Also) -> None:
         options = SceneOptions.model_validate(upload.options)
-        intake.admit(path, sha256, partial(new_scene, options), also)
+        intake.admit(path, sha256, partial(new_scene, options, upload.owner), also)
 
     await intake.check(partial(uploads.finish, upload_id, sha256, make))
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from dbos import DBOS, DBOSClient, EnqueueOptions, WorkflowSerializationFormat
 from sqlalchemy.orm import Session, object_session
 
-from acorn_svc.errors import Conflict, NotFound, Unavailable
+from acorn_svc.errors import Conflict, NotFound, TooManyRequests, Unavailable
 from acorn_svc.jobs import life
 from acorn_svc.store.scenes import Scene, SceneStore, Status, now
 
@@ -42,18 +42,25 @@ class Sign(NamedTuple):
 
 
 class JobQueue:
-    """Jobs of the scenes in `store`; at most `limit` may wait or run."""
+    """Jobs of the scenes in `store`; at most `limit` may wait or run, `share` of one owner."""
 
-    def __init__(self, store: SceneStore, limit: int) -> None:
+    def __init__(self, store: SceneStore, limit: int, share: int | None = None) -> None:
         self._store = store
         self._limit = limit
+        self._share = limit if share is None else share
         engine = store.database.engine
         with store.database.upgrading():
             DBOS.migrate(engine.url.render_as_string(hide_password=False))
         self._client = DBOSClient(system_database_engine=engine, application_name=APPLICATION)
 
-    def require_room(self) -> None:
-        """Raise Unavailable when too many jobs wait."""
+    def require_room(self, owner: str | None = None) -> None:
+        """Raise Unavailable when too many jobs wait, TooManyRequests when too many are of `owner`."""
+        if owner is not None and self._store.count_of(owner, *life.ACTIVE) >= self._share:
+            raise TooManyRequests(
+                f"{self._share} jobs of yours are waiting or running; let one of them end first.",
+                limit="max_queued_jobs_per_key",
+                value=self._share,
+            )
         if self._store.count(*life.ACTIVE) >= self._limit:
             raise Unavailable(
                 "Too many jobs are waiting; try again later.",
@@ -92,12 +99,12 @@ class JobQueue:
 
     def resume(self, scene_id: str) -> Scene:
         """Queue the job again; raises NotFound, Unavailable, or Conflict unless it was paused."""
-        self.require_room()
+        self.require_room(self._store.get(scene_id).owner)
         return self._change(scene_id, life.resume, queue=True)
 
     def retry(self, scene_id: str) -> Scene:
         """Queue the job again; raises NotFound, Unavailable, or Conflict unless it failed or was ended."""
-        self.require_room()
+        self.require_room(self._store.get(scene_id).owner)
         return self._change(scene_id, life.retry, queue=True)
 
     def prioritise(self, scene_id: str, priority: int) -> Scene:

@@ -69,7 +69,7 @@ def run(
 def _start(settings: Settings, begin: Callable[[Message], Child], stop: threading.Event) -> Watcher:
     """Take up jobs from now on, and those that other workers lose."""
     store = SceneStore(settings)
-    jobs = JobQueue(store, settings.max_queued_jobs)
+    jobs = JobQueue(store, settings.max_queued_jobs, settings.max_queued_jobs_per_key)
     watcher = Watcher(store, jobs, settings, begin)
     config = DBOSConfig(
         name=APPLICATION,

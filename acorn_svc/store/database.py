@@ -89,7 +89,9 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-def _enum(kind: type[StrEnum]) -> Enum:
+def enumerated(kind: type[StrEnum]) -> Enum:
+    """The type of a column that holds members of `kind`, as their texts."""
+
     def values(members: type[StrEnum]) -> list[str]:
         return [member.value for member in members]
 
@@ -106,8 +108,8 @@ class Base(DeclarativeBase):
     type_annotation_map: ClassVar[dict[Any, Any]] = {
         dict[str, Any]: JSON(none_as_null=True),
         datetime: UtcDateTime,
-        Status: _enum(Status),
-        Role: _enum(Role),
+        Status: enumerated(Status),
+        Role: enumerated(Role),
     }
 
 
@@ -133,6 +135,8 @@ class Scene(Base):
 
     `kind` is "image" or "shape". `width` to `bit_depth` are an image's, in pixels, and null for a shape;
     `shape` is what is known of a shape, as `jobs.inspection.ShapeFacts` has it, and null for an image.
+    `owner` is who made it, as `api.callers` writes it, null when nobody had a name; `public` scenes can be
+    seen by anybody.
     `run` counts the jobs of this scene: what an old job writes is refused.
     `attempts` counts starts of the fitting process since its last checkpoint. `beats` counts the signs of
     life of the workers that had the job. Those that wait begin by `priority`, the highest first, then
@@ -148,6 +152,9 @@ class Scene(Base):
     status: Mapped[Status] = mapped_column(index=True)
     error_code: Mapped[str | None] = mapped_column(default=None)
     error_message: Mapped[str | None] = mapped_column(default=None)
+
+    owner: Mapped[str | None] = mapped_column(String(300), default=None, index=True)
+    public: Mapped[bool] = mapped_column(default=False)
 
     title: Mapped[str | None] = mapped_column(default=None)
     description: Mapped[str | None] = mapped_column(default=None)
@@ -207,8 +214,9 @@ class Upload(Base):
 
     `length` and `received` are in bytes. `labels` is what the client said of it, as it said it, `options`
     what that means for the scene. `digest` is the SHA-256 that the whole is to have, in hexadecimal. Each
-    request that appends takes the next `turn`. In the end there is a `scene_id`, or an `error` as the API
-    tells it. `updated_at` changes when bytes arrive, and at the end.
+    request that appends takes the next `turn`. `owner` is who began it, as for a scene. In the
+    end there is a `scene_id`, or an `error` as the API tells it. `updated_at` changes when bytes arrive, and
+    at the end.
     """
 
     __tablename__ = "uploads"
@@ -217,6 +225,7 @@ class Upload(Base):
     length: Mapped[int] = mapped_column(Number)
     received: Mapped[int] = mapped_column(Number, default=0)
     turn: Mapped[int] = mapped_column(default=0)
+    owner: Mapped[str | None] = mapped_column(String(300), default=None)
     labels: Mapped[str]
     options: Mapped[dict[str, Any]]
     digest: Mapped[str | None] = mapped_column(default=None)
@@ -249,6 +258,7 @@ class SceneHead:
     channels: int | None
     rights: str | None
     snapshot: str | None
+    public: bool
 
 
 _HEAD = (

@@ -131,14 +131,17 @@ class SceneStore:
             raise _no_scene()
         return found[0]
 
-    def page(self, limit: int, cursor: str | None = None) -> Page:
+    def page(self, limit: int, cursor: str | None = None, *, only_public: bool = False) -> Page:
         """At most `limit` scenes, newest first, after `cursor` (a Page's `next`)."""
         query = select(Scene).order_by(Scene.id.desc()).limit(limit + 1)
+        everything = select(func.count()).select_from(Scene)
+        if only_public:
+            query, everything = query.where(Scene.public), everything.where(Scene.public)
         if cursor is not None:
             query = query.where(Scene.id < cursor)
         with self.database.read() as session:
             found = session.scalars(query).all()
-            total = session.scalar(select(func.count()).select_from(Scene)) or 0
+            total = session.scalar(everything) or 0
         more = found[limit - 1].id if len(found) > limit else None
         return Page(found[:limit], more, total)
 
@@ -160,6 +163,12 @@ class SceneStore:
     def count(self, *statuses: Status) -> int:
         """How many scenes have one of `statuses`."""
         return sum(self.counts(*statuses))
+
+    def count_of(self, owner: str, *statuses: Status) -> int:
+        """How many scenes of `owner` have one of `statuses`."""
+        query = select(func.count()).where(Scene.owner == owner, Scene.status.in_(statuses))
+        with self.database.read() as session:
+            return session.scalar(query) or 0
 
     def counts(self, *statuses: Status) -> list[int]:
         """How many scenes have each of `statuses`, all at the same moment."""
@@ -308,8 +317,8 @@ class SceneStore:
             yield scene
             scene.updated_at = now()
 
-    def update(self, scene_id: str, **values: str | None) -> Scene:
-        """Set what people write, such as the title; raises NotFound."""
+    def update(self, scene_id: str, **values: str | bool | None) -> Scene:
+        """Set what people say, such as the title; raises NotFound."""
         with self.edit(scene_id) as scene:
             for name, value in values.items():
                 setattr(scene, name, value)

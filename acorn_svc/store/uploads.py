@@ -62,12 +62,21 @@ class UploadStore:
         self._folder = settings.data / "uploads"
         self._folder.mkdir(exist_ok=True)
 
-    def create(self, length: int, labels: str, options: dict[str, Any], digest: str | None) -> Upload:
+    def create(
+        self,
+        length: int,
+        labels: str,
+        options: dict[str, Any],
+        digest: str | None,
+        owner: str | None = None,
+    ) -> Upload:
         """A new upload of `length` bytes; `digest` is the SHA-256 that it is to have, in hexadecimal.
 
         Raises Unavailable or InsufficientStorage when there are too many, or no room is left.
         """
-        upload = Upload(id=new_id(), length=length, labels=labels, options=options, digest=digest)
+        upload = Upload(
+            id=new_id(), length=length, labels=labels, options=options, digest=digest, owner=owner
+        )
         self._scenes.require_room(length)
         with self._database.write() as session:
             self._require_room(session, length)

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import Gallery, random_field
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 from structlog.testing import capture_logs
 
 import acorn_svc
 from acorn_svc import settings as settings_module
 from acorn_svc.api import app as app_module
 from acorn_svc.api import errors, page
-from acorn_svc.errors import AcornError
+from acorn_svc.errors import AcornError, Conflict
 from acorn_svc.settings import Settings, limits_page, settings_page
 from acorn_svc.store.scenes import Status
 
@@ -82,18 +85,43 @@ def test_the_manual_asks_no_other_host(tmp_path: Path) -> None:
 
 
 OPEN, PRIVATE = ["0.0.0.0", "::", "acorn.example"], ["127.0.0.1", "::1", "localhost"]
+ADMIN_KEY = "an-admin-key-of-32-characters-or-more"
 
 
-@pytest.mark.parametrize("host", OPEN + PRIVATE)
-def test_a_service_that_others_can_reach_warns_that_it_has_no_access_control(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str
-) -> None:
+@pytest.fixture
+def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    """Starts the service, but for listening; the hosts that it warned of."""
     monkeypatch.setattr(app_module.Server, "run", lambda _: None)
     monkeypatch.setattr(tempfile, "tempdir", None)
-    with capture_logs() as logs:
-        app_module.serve(Settings(data=tmp_path, host=host))
-    warnings = [entry["host"] for entry in logs if "no access control" in entry["event"]]
-    assert warnings == ([host] if host in OPEN else [])
+
+    def start(**settings: Any) -> list[str]:
+        with capture_logs() as logs:
+            app_module.serve(Settings(data=tmp_path, **settings))
+        return [entry["host"] for entry in logs if "There is no key" in entry["event"]]
+
+    return start
+
+
+@pytest.mark.parametrize("host", OPEN)
+def test_others_are_kept_out_unless_there_is_a_key(serve: Callable[..., list[str]], host: str) -> None:
+    with pytest.raises(Conflict, match="acorn keys create"):
+        serve(host=host)
+    assert serve(host=host, insecure=True) == [host]
+    assert serve(host=host, admin_key=ADMIN_KEY) == []
+    assert serve(host=host, trusted_proxies="10.0.0.1", proxy_user_header="Remote-User") == []
+
+
+@pytest.mark.parametrize("host", PRIVATE)
+def test_a_service_for_this_machine_alone_needs_no_key(serve: Callable[..., list[str]], host: str) -> None:
+    assert serve(host=host) == []
+
+
+def test_what_the_service_starts_gets_no_key(
+    serve: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACORN_ADMIN_KEY", ADMIN_KEY)
+    serve(host="0.0.0.0")
+    assert ADMIN_KEY not in {**os.environ, **Settings(admin_key=SecretStr(ADMIN_KEY)).environment()}.values()
 
 
 def test_the_manual_describes_every_operation(gallery: Gallery) -> None:
@@ -157,10 +185,17 @@ def test_zero_is_refused(name: str) -> None:
         ({"job_wall_seconds": 5}, "checkpoint_seconds"),
         ({"heartbeat_seconds": 11}, "heartbeat_seconds"),
         ({"max_request_bytes": 1}, "max_request_bytes"),
+        ({"admin_key": "short"}, "admin_key"),
+        ({"admin_key": "words, and many of them, are no key"}, "admin_key"),
+        ({"proxy_user_header": "Remote-User"}, "trusted_proxies"),
+        ({"trusted_proxies": "proxy.example"}, "trusted_proxies"),
+        ({"cors_origins": "example.org"}, "cors_origins"),
+        ({"cors_write_origins": "*"}, "cors_write_origins"),
+        ({"frame_ancestors": "*; script-src *"}, "frame_ancestors"),
         ({"unknown": 1}, "unknown"),
     ],
 )
-def test_unsafe_combinations_are_refused_with_the_reason(values: dict[str, int], named: str) -> None:
+def test_unsafe_combinations_are_refused_with_the_reason(values: dict[str, Any], named: str) -> None:
     with pytest.raises(ValidationError, match=named):
         Settings.model_validate(values)
 
