@@ -2,7 +2,7 @@ import type { Plugin } from "vite";
 import { defineConfig } from "vitest/config";
 
 const SERVER = "http://127.0.0.1:8000";
-const SERVED_BY_ACORN = ["/scenes", "/uploads", "/iiif", "/dzi", "/tiles3d", "/healthz"];
+const SERVED_BY_ACORN = ["/scenes", "/uploads", "/iiif", "/dzi", "/tiles3d", "/healthz", "/session"];
 
 const POLICY = [
   "default-src 'self'",

@@ -32,6 +32,7 @@ export function makeScene(changes: Partial<ImageScene> = {}): ImageScene {
     encoder: "grid",
     created_at: "2026-01-01T00:00:00Z",
     updated_at: "2026-01-01T00:00:00Z",
+    public: false,
     version: 1,
     progress: null,
     queue_position: null,

@@ -12,6 +12,7 @@ import type {
   ScenePage,
   ShapeScene,
   ShapeTree,
+  SignedLinks,
   UploadResult,
 } from "./types";
 
@@ -63,11 +64,20 @@ export function versioned(link: string, version: number): string {
   return `${path}${path.includes("?") ? "&" : "?"}v=${version}`;
 }
 
+const UNKNOWN = 401;
+const unknownListeners = new Set<() => void>();
+
+/** Calls back when the server answers that it needs a key, or a newer one; returns what stops that. */
+export function onUnknown(listener: () => void): () => void {
+  unknownListeners.add(listener);
+  return () => unknownListeners.delete(listener);
+}
+
 const BUSY = 503;
 const BUSY_PAUSE_MS = 1000;
 
 /** A busy server, or a scene that changes at this moment, asks readers to come again. */
-async function send(path: string, init: RequestInit = {}, tries = 3): Promise<Response> {
+export async function send(path: string, init: RequestInit = {}, tries = 3): Promise<Response> {
   const response = await fetch(path, init).catch((reason: unknown) => {
     if (init.signal?.aborted) throw reason;
     throw new ApiError(UNREACHABLE, "unreachable", 0);
@@ -76,11 +86,13 @@ async function send(path: string, init: RequestInit = {}, tries = 3): Promise<Re
     await new Promise((resolve) => setTimeout(resolve, BUSY_PAUSE_MS));
     return send(path, init, tries - 1);
   }
+  if (response.status === UNKNOWN) unknownListeners.forEach((listener) => listener());
   if (!response.ok) throw errorFrom(response.status, await response.text());
   return response;
 }
 
-async function json<T>(path: string, init?: RequestInit): Promise<T> {
+/** What a call answers, read as JSON. */
+export async function json<T>(path: string, init?: RequestInit): Promise<T> {
   return (await (await send(path, init)).json()) as T;
 }
 
@@ -145,6 +157,17 @@ export function editScene(id: string, changes: Partial<Metadata>): Promise<Scene
     body: JSON.stringify(changes),
   });
 }
+
+export const setPublic = (id: string, isPublic: boolean): Promise<Scene> =>
+  json(scenePath(id), {
+    method: "PATCH",
+    headers: { "content-type": "application/json" },
+    body: JSON.stringify({ public: isPublic }),
+  });
+
+/** Addresses of a scene that work without a key, for a day. */
+export const makeLinks = (id: string): Promise<SignedLinks> =>
+  json(`${scenePath(id)}/links`, { method: "POST" });
 
 export async function cancelScene(id: string): Promise<void> {
   await send(`${scenePath(id)}/cancel`, { method: "POST" });

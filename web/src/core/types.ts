@@ -80,6 +80,8 @@ interface CommonScene extends Metadata {
   encoder: string | null;
   created_at: string;
   updated_at: string;
+  /** Whether anybody may see it, without a key. */
+  public: boolean;
   /** Snapshots published so far; 0 means there is nothing to look at yet. */
   version: number;
   progress: Progress | null;
@@ -107,6 +109,13 @@ export interface ShapeScene extends CommonScene {
   bit_depth: null;
   shape: ShapeFacts;
   links: ShapeLinks;
+}
+
+/** Addresses that work without a key, until they expire. */
+export interface SignedLinks {
+  base: string;
+  expires_at: string;
+  links: ImageLinks | ShapeLinks;
 }
 
 export type Scene = ImageScene | ShapeScene;

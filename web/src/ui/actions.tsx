@@ -11,6 +11,7 @@ import {
 import { canCancel, canPause, canResume, canRetry, isVisible, titleOf } from "../core/status";
 import type { Scene } from "../core/types";
 import { DownloadIcon, PauseIcon, ResumeIcon, RetryIcon, StopIcon, TrashIcon } from "./icons";
+import { useMay } from "./session";
 
 function DeleteButton({ scene, onDelete }: { scene: Scene; onDelete: () => void }) {
   const dialog = useRef<HTMLDialogElement>(null);
@@ -43,6 +44,8 @@ interface Props {
 
 export function Actions({ scene, onChange, onDeleted, onError }: Props) {
   const [busy, setBusy] = useState(false);
+  const mayRead = useMay("read");
+  const mayWrite = useMay("write");
   const run = (call: (id: string) => Promise<void>, then: () => void) => {
     setBusy(true);
     call(scene.id)
@@ -51,22 +54,22 @@ export function Actions({ scene, onChange, onDeleted, onError }: Props) {
   };
   return (
     <div class="actions">
-      {canResume(scene.status) && (
+      {mayWrite && canResume(scene.status) && (
         <button class="button primary" disabled={busy} onClick={() => run(resumeScene, onChange)}>
           <ResumeIcon /> Resume
         </button>
       )}
-      {canPause(scene.status) && (
+      {mayWrite && canPause(scene.status) && (
         <button class="button" disabled={busy} onClick={() => run(pauseScene, onChange)}>
           <PauseIcon /> Pause
         </button>
       )}
-      {canCancel(scene.status) && (
+      {mayWrite && canCancel(scene.status) && (
         <button class="button" disabled={busy} onClick={() => run(cancelScene, onChange)}>
           <StopIcon /> Cancel
         </button>
       )}
-      {canRetry(scene.status) && (
+      {mayWrite && canRetry(scene.status) && (
         <button class="button primary" disabled={busy} onClick={() => run(retryScene, onChange)}>
           <RetryIcon /> {isVisible(scene) ? "Continue" : "Try again"}
         </button>
@@ -76,10 +79,12 @@ export function Actions({ scene, onChange, onDeleted, onError }: Props) {
           <DownloadIcon /> .acorn
         </a>
       )}
-      <a class="button" href={sameOrigin(scene.links.original)} download>
-        <DownloadIcon /> Original
-      </a>
-      <DeleteButton scene={scene} onDelete={() => run(deleteScene, onDeleted)} />
+      {mayRead && (
+        <a class="button" href={sameOrigin(scene.links.original)} download>
+          <DownloadIcon /> Original
+        </a>
+      )}
+      {mayWrite && <DeleteButton scene={scene} onDelete={() => run(deleteScene, onDeleted)} />}
     </div>
   );
 }

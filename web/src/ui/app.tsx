@@ -1,13 +1,23 @@
-import { useCallback } from "preact/hooks";
+import { useCallback, useState } from "preact/hooks";
 import { galleryHash, sceneHash } from "../core/route";
+import type { Session } from "../core/session";
+import { asksForKey, canSignOut } from "../core/session";
 import type { Scene } from "../core/types";
 import { GalleryPage } from "./gallery";
 import { useGallery, useRoute, useUploads } from "./hooks";
 import { Logo } from "./icons";
 import { ScenePage } from "./scene";
+import { SessionContext, useSession } from "./session";
+import { SignIn } from "./sign-in";
 import { UploadList } from "./uploads";
 
-function Masthead() {
+interface MastheadProps {
+  session: Session;
+  onSignIn: () => void;
+  onSignOut: () => void;
+}
+
+function Masthead({ session, onSignIn, onSignOut }: MastheadProps) {
   return (
     <header class="masthead">
       <a class="brand" href={galleryHash} aria-label="Acorn: all scenes">
@@ -15,6 +25,9 @@ function Masthead() {
         <span>Acorn</span>
       </a>
       <nav aria-label="Service">
+        {asksForKey(session) && <button class="button" onClick={onSignIn}>Sign in</button>}
+        {session.access === "keys" && session.name !== null && <span>{session.name}</span>}
+        {canSignOut(session) && <button class="quiet" onClick={onSignOut}>Sign out</button>}
         <a href="/docs">API</a>
       </nav>
     </header>
@@ -22,8 +35,12 @@ function Masthead() {
 }
 
 export function App() {
+  const { session, reason, begin, end, dismiss } = useSession();
+  const [asked, setAsked] = useState(false);
   const route = useRoute();
-  const gallery = useGallery(route.page === "gallery");
+  // What may be done decides what is shown, and is shown anew when somebody signs in or out.
+  const who = session && `${session.name} ${session.scope}`;
+  const gallery = useGallery(who !== null && route.page === "gallery", who);
   const onUploaded = useCallback(
     (scene: Scene, together: number) => {
       gallery.put(scene);
@@ -32,15 +49,30 @@ export function App() {
     [gallery.put],
   );
   const { uploads, queue } = useUploads(onUploaded);
+  if (session === null) return null;
+  const close = () => {
+    setAsked(false);
+    dismiss();
+  };
   return (
-    <>
-      <Masthead />
+    <SessionContext.Provider value={session}>
+      <Masthead session={session} onSignIn={() => setAsked(true)} onSignOut={end} />
       {route.page === "gallery" ? (
         <GalleryPage state={gallery} onFiles={(files, preset) => queue.add(files, preset)} />
       ) : (
-        <ScenePage key={route.id} id={route.id} />
+        <ScenePage key={`${route.id} ${who}`} id={route.id} />
       )}
       <UploadList uploads={uploads} onDismiss={(key) => queue.dismiss(key)} />
-    </>
+      {(asked || reason !== null) && (
+        <SignIn
+          reason={reason}
+          onSignedIn={(begun) => {
+            setAsked(false);
+            begin(begun);
+          }}
+          onClose={close}
+        />
+      )}
+    </SessionContext.Provider>
   );
 }

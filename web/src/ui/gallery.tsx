@@ -9,6 +9,7 @@ import { Dropzone } from "./dropzone";
 import type { GalleryState } from "./hooks";
 import { Logo, ShapeIcon } from "./icons";
 import { Notice } from "./notice";
+import { useMay } from "./session";
 
 /** A cube holds the place until the picture, which takes the server a moment, has come. */
 function ShapeThumbnail({ src }: { src: string | null }) {
@@ -70,12 +71,14 @@ interface Props {
 
 export function GalleryPage({ state, onFiles }: Props) {
   const { gallery, error, more } = state;
+  const mayUpload = useMay("write");
   document.title = "Acorn";
   // The welcome and the list look different: neither is shown before it is known which it is.
   if (gallery === null && error === null) return <main class="gallery" aria-busy="true" />;
   return (
     <main class="gallery">
-      <Dropzone welcoming={gallery?.total === 0} onFiles={onFiles} />
+      {mayUpload && <Dropzone welcoming={gallery?.total === 0} onFiles={onFiles} />}
+      {!mayUpload && gallery?.total === 0 && <p class="hint">There is nothing here that you may see.</p>}
       {error !== null && <Notice message={error} action="Try again" onAction={state.refresh} />}
       <ul class="cards" aria-label="Scenes">
         {gallery?.scenes.map((scene) => <SceneCard key={scene.id} scene={scene} />)}

@@ -92,8 +92,8 @@ export interface GalleryState {
   put: (scene: Scene) => void;
 }
 
-/** The gallery; kept live while it is shown. */
-export function useGallery(shownNow: boolean): GalleryState {
+/** The gallery as `who` sees it; kept live while it is shown. */
+export function useGallery(shownNow: boolean, who: string | null): GalleryState {
   const [gallery, setGallery] = useState<Gallery | null>(null);
   const [error, setError] = useState<string | null>(null);
   const fail = useCallback((reason: unknown) => setError(messageOf(reason)), []);
@@ -117,7 +117,7 @@ export function useGallery(shownNow: boolean): GalleryState {
     refresh();
     addEventListener("focus", refresh);
     return () => removeEventListener("focus", refresh);
-  }, [shownNow, refresh]);
+  }, [shownNow, refresh, who]);
   useFollowed(shownNow ? gallery : null, setGallery, refresh);
   return { gallery, error, refresh, more, put };
 }

@@ -3,6 +3,7 @@ import { editScene, messageOf } from "../core/api";
 import type { Metadata, Scene } from "../core/types";
 import { EditIcon } from "./icons";
 import { Notice } from "./notice";
+import { useMay } from "./session";
 
 type Field = keyof Metadata;
 
@@ -20,12 +21,13 @@ function Value({ text }: { text: string }) {
 }
 
 function MetadataView({ scene, onEdit }: { scene: Scene; onEdit: () => void }) {
+  const mayWrite = useMay("write");
   const shown = FIELDS.filter(({ name }) => name !== "title" && scene[name]);
   return (
     <section class="metadata">
       <div class="section-head">
         <h2>About</h2>
-        <button class="quiet" onClick={onEdit}><EditIcon /> Edit</button>
+        {mayWrite && <button class="quiet" onClick={onEdit}><EditIcon /> Edit</button>}
       </div>
       {shown.length === 0 && <p class="hint">No description yet.</p>}
       <dl>

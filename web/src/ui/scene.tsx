@@ -1,4 +1,4 @@
-import { useEffect, useState } from "preact/hooks";
+import { useContext, useEffect, useState } from "preact/hooks";
 import { sameOrigin } from "../core/api";
 import { galleryHash } from "../core/route";
 import { isVisible, titleOf } from "../core/status";
@@ -13,7 +13,9 @@ import { ImageViewer } from "./image-viewer";
 import { MeshDownload } from "./mesh-download";
 import { MetadataPanel } from "./metadata";
 import { Notice } from "./notice";
+import { SessionContext, useMay } from "./session";
 import { ShapeViewer } from "./shape-viewer";
+import { Sharing } from "./sharing";
 
 function Interfaces({ scene }: { scene: Scene }) {
   return (
@@ -47,6 +49,8 @@ function Repairs({ repairs }: { repairs: readonly string[] }) {
 
 function Panel({ state, scene }: { state: SceneState; scene: Scene }) {
   const [error, setError] = useState<string | null>(null);
+  const { access } = useContext(SessionContext);
+  const mayWrite = useMay("write");
   const changed = () => {
     setError(null);
     state.reload();
@@ -67,6 +71,7 @@ function Panel({ state, scene }: { state: SceneState; scene: Scene }) {
       {scene.kind === "shape" && isVisible(scene) && <MeshDownload scene={scene} />}
       <Actions scene={scene} onChange={changed} onDeleted={deleted} onError={setError} />
       <MetadataPanel scene={scene} onSaved={state.put} />
+      {access === "keys" && mayWrite && <Sharing scene={scene} onSaved={state.put} />}
       <Interfaces scene={scene} />
     </aside>
   );
