@@ -1,7 +1,8 @@
 # The service in one image: page, API, worker and an embedded store; its data lives in /data.
 #
 #   docker build -t acorn .
-#   docker run --rm -p 8000:8000 -v acorn-data:/data --read-only --tmpfs /tmp acorn
+#   docker run --rm -p 8000:8000 -v acorn-data:/data --read-only --tmpfs /tmp \
+#       -e ACORN_ADMIN_KEY=$(openssl rand -hex 32) acorn
 #
 # A private pip or npm configuration is passed as a secret and leaves no trace in the image:
 #   docker build --secret id=pip_conf,src=pip.conf --secret id=npmrc,src=.npmrc -t acorn .

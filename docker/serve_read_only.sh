@@ -12,6 +12,7 @@ mount -o remount,ro,bind "$ROOT"
 inside() {
     chroot --userspec=10001:10001 "$ROOT" \
         env -i PATH=/opt/acorn/bin:/usr/bin:/bin HOME=/data PYTHONUNBUFFERED=1 \
+        ACORN_ADMIN_KEY=0123456789abcdef0123456789abcdef \
         sh -c "cd /data; $1"
 }
 

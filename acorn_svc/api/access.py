@@ -23,7 +23,7 @@ from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Send
 from starlette.types import Scope as Connection
 
-from acorn_svc.api import errors
+from acorn_svc.api import errors, signing
 from acorn_svc.api.callers import ANYONE, LINK, LOCAL, Caller, Callers
 from acorn_svc.errors import AcornError, Forbidden, NotFound, Unauthenticated
 from acorn_svc.store.audit import AuditEntry, AuditLog
@@ -100,7 +100,7 @@ MADE: Final = "acorn-scene"
 """The header in which the last part of an upload says where its scene is."""
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 DISGUISE: Final = b"x-http-method-override"
-LINK_PATH: Final = re.compile(r"/s/([0-9A-Za-z_.-]{1,200})(/.*)", re.DOTALL)
+LINK_PATH: Final = re.compile(rf"/s/({signing.FORM})(/.*)", re.DOTALL)
 # Neither does a part of an upload change anything, until it is the last one.
 NOT_AUDITED: Final = frozenset({"DELETE /session", "POST /scenes/{id}/query", PART})
 
@@ -337,7 +337,7 @@ def _without_link(scope: Connection) -> Connection:
     match = LINK_PATH.fullmatch(scope["path"])
     if match is None:
         return scope
-    token, path = match.groups()
+    token, path = match[1], match[match.re.groups]
     root = f"{scope.get('root_path', '')}/s/{token}"
     return {**scope, "path": path, "raw_path": path.encode(), "root_path": root, LINK: token}
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
-SIGNED: Final = re.compile(r"([0-9a-z]{1,26})\.([0-9]{1,12})\.([0-9A-Za-z_-]{43})")
+FORM: Final = r"([0-9a-z]{1,26})\.([0-9]{1,12})\.([0-9A-Za-z_-]{43})"
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def sign(secret: bytes, purpose: str, subject: str, seconds: int) -> Signed:
 
 def parse(text: str) -> Signed | None:
     """The parts of a signed text, or None where it is none."""
-    match = SIGNED.fullmatch(text)
+    match = re.fullmatch(FORM, text)
     return None if match is None else Signed(match[1], int(match[2]), match[3])
 
 
