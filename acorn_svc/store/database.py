@@ -12,6 +12,7 @@ from __future__ import annotations
 import fcntl
 import sqlite3
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -24,6 +25,7 @@ from typing import Any, ClassVar, Final
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Connection,
     DateTime,
     Engine,
     Enum,
@@ -42,10 +44,13 @@ from sqlalchemy.ext.hybrid import hybrid_property
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, column_property, mapped_column
 from sqlalchemy.types import TypeDecorator
 
+from acorn_svc.errors import Unavailable
 from acorn_svc.store.migrations import upgrade
 
 SAFE_WAL = (3, 51, 3)
 BUSY_SECONDS = 30
+UPGRADE_SECONDS = 600
+LOOK_SECONDS = 0.1
 # Numbers of PostgreSQL's advisory locks, which are Acorn's own.
 WRITE_LOCK, UPGRADE_LOCK = 0xAC024, 0xAC025
 
@@ -430,11 +435,24 @@ class PostgresDatabase(Database):
     def upgrading(self) -> Iterator[None]:
         """See Database."""
         with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            connection.execute(text(f"SELECT pg_advisory_lock({UPGRADE_LOCK})"))
+            self._wait_for_turn(connection)
             try:
                 yield
             finally:
                 connection.execute(text(f"SELECT pg_advisory_unlock({UPGRADE_LOCK})"))
+
+    def _wait_for_turn(self, connection: Connection) -> None:
+        """Take the lock by asking again and again.
+
+        A statement that waits for it would be waited for by those of the upgrade that make an index while
+        others write (`CREATE INDEX CONCURRENTLY`), for ever.
+        """
+        ask = text(f"SELECT pg_try_advisory_lock({UPGRADE_LOCK})")
+        end = time.monotonic() + UPGRADE_SECONDS
+        while not connection.scalar(ask):
+            if time.monotonic() > end:
+                raise Unavailable("Another process has been upgrading the database for too long.")
+            time.sleep(LOOK_SECONDS)
 
     def _upgrade(self) -> None:
         with self.engine.begin() as connection:
