@@ -157,6 +157,21 @@ class Settings(BaseSettings):
     proxy_admin: str = _choice(
         "", "names", "Users and `@groups` of the proxy, separated by commas, with the scope admin."
     )
+    log_format: Literal["console", "json"] = Field(
+        default="console",
+        description="How lines are written to standard error: for people, or one JSON object each.",
+        json_schema_extra={"unit": "form"},
+    )
+    log_level: Literal["info", "warning", "error"] = Field(
+        default="info",
+        description="The least important lines that are written.",
+        json_schema_extra={"unit": "level"},
+    )
+    log_requests: Literal["failed", "all"] = Field(
+        default="failed",
+        description="Which requests are written down: those that failed (5xx but 503, too busy), or all.",
+        json_schema_extra={"unit": "requests"},
+    )
 
     max_connections: int = _setting(
         1024,

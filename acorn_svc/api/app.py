@@ -24,7 +24,7 @@ from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from acorn_svc import __version__
+from acorn_svc import __version__, logs
 from acorn_svc.api import (
     access,
     audit,
@@ -36,6 +36,7 @@ from acorn_svc.api import (
     keys,
     links,
     mesh,
+    metrics,
     page,
     query,
     region,
@@ -47,6 +48,8 @@ from acorn_svc.api import (
 from acorn_svc.api.callers import Callers, KeyRing
 from acorn_svc.api.gate import Places
 from acorn_svc.api.intake import Intake
+from acorn_svc.api.metrics import Metrics
+from acorn_svc.api.observation import Observer
 from acorn_svc.api.proxies import Proxies
 from acorn_svc.api.rendering import Renderer
 from acorn_svc.api.safe_headers import SafeHeaders
@@ -120,11 +123,12 @@ def create_app(settings: Settings, workers: EmbeddedWorkers | None = None) -> Fa
     app.state.audit = AuditLog(store.database, settings.max_audit_entries)
     app.state.callers = Callers(KeyRing(app.state.keys, settings), settings)
     app.state.workers = workers
+    app.state.metrics = Metrics(settings, store, app.state.renderer, workers)
     app.state.stopping = threading.Event()
     # Routes are tried in this order.
     for module in (iiif, deepzoom):
         app.include_router(module.pictures, responses=errors.documented(400, 404, 503))
-    for module in (scenes, tus, events, links, session, keys, audit, health):
+    for module in (scenes, tus, events, links, session, keys, audit, health, metrics):
         app.include_router(module.router)
     for module in (iiif, deepzoom, region, mesh, tiles3d, query):
         app.include_router(module.router, responses=errors.documented(400, 404, 503))
@@ -145,6 +149,7 @@ def create_app(settings: Settings, workers: EmbeddedWorkers | None = None) -> Fa
     app.add_middleware(SafeHeaders, settings=settings)
     if settings.trusted_proxies:
         app.add_middleware(Proxies, settings=settings)
+    app.add_middleware(Observer, metrics=app.state.metrics, settings=settings)
     return app
 
 
@@ -226,6 +231,7 @@ def serve(settings: Settings) -> None:
     not allow as many connections as the settings do.
     """
     require_descriptors(settings)
+    logs.configure(settings)
     with lock_folder(settings.data, "server.lock"):
         app = create_app(settings, EmbeddedWorkers(settings) if settings.embedded_workers else None)
         app.state.store.adopt_old_checkpoints()

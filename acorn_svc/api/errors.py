@@ -243,4 +243,8 @@ def _will_pass(error: OperationalError) -> bool:
 
 async def _unexpected(request: Request, error: Exception) -> JSONResponse:
     log.error("unexpected error", method=request.method, path=request.url.path, exc_info=error)
-    return _answer(500, "internal", "Something went wrong in the service; it was written down.")
+    # Made outside of what adds the id to all other answers.
+    request_id = structlog.contextvars.get_contextvars().get("request_id")
+    headers = {"X-Request-ID": request_id} if request_id else {}
+    message = "Something went wrong in the service; it was written down."
+    return _answer(500, "internal", message, headers=headers)

@@ -22,6 +22,7 @@ from fastapi import Request
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from acorn_svc.api.tally import Tally
 from acorn_svc.errors import Unavailable
 
 T = TypeVar("T")
@@ -51,7 +52,7 @@ class GoOn:
 class Gate:
     """Lets `width` pieces of work go on at the same time and `queue` more wait, for `patience` seconds.
 
-    Each may take `seconds`; `limit` is the name of that setting.
+    Each may take `seconds`; `limit` is the name of that setting. `tally` counts what works and has worked.
     """
 
     def __init__(self, width: int, queue: int, patience: float, seconds: float, limit: str) -> None:
@@ -63,6 +64,7 @@ class Gate:
         self._patience = patience
         self._seconds = seconds
         self._limit = limit
+        self.tally = Tally()
 
     @property
     def waiting(self) -> int:
@@ -123,7 +125,7 @@ class Gate:
 
     async def _in_thread(self, work: Callable[[], T], abandon: Callable[[asyncio.Future[T]], None]) -> T:
         """`work`, which has a place and keeps it until it ends; cancelled, `abandon` is told of it."""
-        running = asyncio.get_running_loop().run_in_executor(self._threads, work)
+        running = asyncio.get_running_loop().run_in_executor(self._threads, self.tally.timed(work))
         running.add_done_callback(lambda _: self._places.release())
         try:
             return await asyncio.shield(running)

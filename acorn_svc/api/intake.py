@@ -8,6 +8,7 @@ from typing import Annotated, Final, TypeVar
 
 import anyio
 import anyio.to_thread
+import structlog
 from fastapi import Depends, Request
 from sqlalchemy.orm import Session
 
@@ -17,6 +18,8 @@ from acorn_svc.store.scenes import Scene, SceneStore, Status
 
 THREADS: Final = 32
 T = TypeVar("T")
+
+log = structlog.get_logger()
 
 NewScene = Callable[[Inspection, int], Scene]
 Also = Callable[[Session, Scene], object]
@@ -55,6 +58,7 @@ class Intake:
         InsufficientStorage.
         """
         scene = new_scene(self._inspector.inspect(path), path.stat().st_size)
+        log.info("scene uploaded", scene=scene.id, kind=scene.kind, bytes=scene.bytes_original)
         if scene.status == Status.QUEUED:
             self._jobs.require_room(scene.owner)
             return self._jobs.accept(scene, path, lambda session: also(session, scene), sha256)

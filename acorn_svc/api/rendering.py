@@ -20,7 +20,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Final, Generic, TypeVar
+from typing import Annotated, Any, Final, Generic, TypeVar
 
 import anyio.to_thread
 import torch
@@ -59,10 +59,14 @@ OPEN_ATTEMPTS: Final = 5
 
 
 class Cache(Generic[K, V]):
-    """Values by key, the least recently used dropped when all together exceed `capacity` bytes."""
+    """Values by key, the least recently used dropped when all together exceed `capacity` bytes.
+
+    `hits` and `misses` count look-ups.
+    """
 
     def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
+        self.capacity = capacity
+        self.hits = self.misses = 0
         self._used = 0
         self._entries: OrderedDict[K, tuple[V, int]] = OrderedDict()
         self._lock = threading.Lock()
@@ -71,7 +75,9 @@ class Cache(Generic[K, V]):
         """The value under `key`, now the most recently used one."""
         with self._lock:
             if key not in self._entries:
+                self.misses += 1
                 return None
+            self.hits += 1
             self._entries.move_to_end(key)
             return self._entries[key][0]
 
@@ -79,11 +85,11 @@ class Cache(Generic[K, V]):
         """Keep `value`, of `size` bytes; one larger than the whole cache isn't kept."""
         with self._lock:
             self._used -= self._entries.pop(key, (None, 0))[1]
-            if size > self._capacity:
+            if size > self.capacity:
                 return
             self._entries[key] = (value, size)
             self._used += size
-            while self._used > self._capacity:
+            while self._used > self.capacity:
                 _, (_, dropped) = self._entries.popitem(last=False)
                 self._used -= dropped
 
@@ -191,6 +197,11 @@ class Renderer:
         self._making: Flights[tuple[View, bytes]] = Flights()
         self._paths: Cache[bytes, bool] = Cache(PATH_CACHE_BYTES)
         self._opening = threading.Lock()
+
+    @property
+    def caches(self) -> dict[str, Cache[Any, Any]]:
+        """The caches by name."""
+        return {"fields": self._fields, "tiles": self._results}
 
     @property
     def spool(self) -> Path:

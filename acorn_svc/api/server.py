@@ -54,6 +54,7 @@ class Server(uvicorn.Server):
             port=settings.port,
             http=protocol,
             ws="none",
+            log_config=None,
             log_level="error",
             access_log=False,
             server_header=False,

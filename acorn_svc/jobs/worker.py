@@ -25,6 +25,7 @@ from typing import IO
 import structlog
 from dbos import DBOS, DBOSConfig
 
+from acorn_svc import logs
 from acorn_svc.errors import Conflict
 from acorn_svc.jobs import life
 from acorn_svc.jobs.process import Message, end, hold_lifeline, spawn
@@ -57,6 +58,7 @@ def run(
     `begin` starts the child of a job.
     """
     stop = threading.Event()
+    logs.configure(settings)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for number in stop_on:
         signal.signal(number, lambda *_: stop.set())

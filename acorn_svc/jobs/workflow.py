@@ -45,7 +45,11 @@ def register(watch: Callable[[str, int], bool]) -> None:
 
     @DBOS.step(name="watch")
     def once(scene_id: str, run: int) -> bool:
-        return watch(scene_id, run)
+        with structlog.contextvars.bound_contextvars(scene=scene_id, run=run):
+            log.info("fit starts")
+            over = watch(scene_id, run)
+            log.info("fit ends", over=over)
+            return over
 
     @DBOS.workflow(name=WORKFLOW, serialization_type=WorkflowSerializationFormat.PORTABLE)
     def fit_scene(scene_id: str, run: int) -> None:

@@ -177,6 +177,12 @@ class SceneStore:
             found = {status: count for status, count in session.execute(query)}
         return [found.get(status, 0) for status in statuses]
 
+    def waiting_since(self) -> datetime | None:
+        """When the scene that has waited longest was last changed; none when none waits."""
+        with self.database.read() as session:
+            query = select(func.min(Scene.updated_at)).where(Scene.status == Status.QUEUED)
+            return session.scalar(query)
+
     def progress_after(self, scene_id: str, after: int, limit: int = 1000) -> Sequence[ProgressEvent]:
         """The scene's progress with an id above `after`, in order, at most `limit`."""
         query = (
