@@ -56,7 +56,7 @@ wheel: $(STAMPS)/python $(BUNDLE)  ## Build dist/acorn_svc-*.whl, page included
 benchmark: $(STAMPS)/test  ## Measure, and write benchmarks/results/<version>.tsv
 	$(BIN)/python -m benchmarks $(ARGS)
 
-docker: $(BUNDLE)  ## Build the container image with Docker
+docker:  ## Build the container image with Docker
 	docker build -t acorn .
 
 clean:  ## Remove what was built and installed

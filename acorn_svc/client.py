@@ -27,12 +27,12 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
 
 import numpy as np
-import pyvips
 from numpy.typing import ArrayLike, NDArray
 
 from acorn_svc.api.scenes import MAX_PAGE, SceneList, SceneOut
 from acorn_svc.errors import AcornError, Conflict, FitFailed, Unavailable
 from acorn_svc.formats.files import replace_file
+from acorn_svc.formats.images import Pixels, read_image
 from acorn_svc.store.scenes import Status
 
 LOOK_SECONDS: Final = 0.5
@@ -42,16 +42,25 @@ PART_BYTES: Final = 1 << 20
 SENT_BYTES: Final = 1 << 16
 BINARY: Final = "application/octet-stream"
 
-Pixels = NDArray[np.uint8 | np.uint16]
 Told = Callable[[int, int], object]
 
 
 class Client:
-    """A service at `url`; `headers` go with every request, and each may take `seconds` without an answer."""
+    """A service at `url`, asked with an API key where it wants one.
 
-    def __init__(self, url: str, headers: Mapping[str, str] | None = None, seconds: float = 120.0) -> None:
+    `headers` go with every request, and each may take `seconds` without an answer.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        seconds: float = 120.0,
+    ) -> None:
         self._url = url.rstrip("/")
-        self._headers = dict(headers or {})
+        known = {} if key is None else {"Authorization": f"Bearer {key}"}
+        self._headers = known | dict(headers or {})
         self._seconds = seconds
 
     def is_ready(self) -> bool:
@@ -145,7 +154,7 @@ class Client:
         """
         query = {"region": _joined(region), "size": _joined(size), "format": "png"}
         content = self._ask("GET", f"{_path(scene_id)}/region", query)
-        return cast(Pixels, np.atleast_3d(pyvips.Image.new_from_buffer(content, "").numpy()))
+        return read_image(content)
 
     def query(
         self, scene_id: str, points: ArrayLike, *, pixel_size: float = 1.0, voxel_size: float = 0.0

@@ -55,6 +55,7 @@ class Need(Enum):
 RULES: Final = {
     "GET /openapi.json": Need.NOTHING,
     "GET /healthz": Need.NOTHING,
+    "GET /readyz": Need.NOTHING,
     "GET /session": Need.GREETING,
     "POST /session": Need.GREETING,
     "DELETE /session": Need.GREETING,
@@ -78,6 +79,7 @@ RULES: Final = {
     "POST /scenes/{id}/query": Need.SEE,
     # Originals may say more than can be seen: where and with what a photo was taken.
     "GET /scenes/{id}/original": Need.READ,
+    "GET /metrics": Need.READ,
     "POST /scenes": Need.WRITE,
     "POST /uploads": Need.WRITE,
     "GET /uploads/{id}": Need.CONTINUE,

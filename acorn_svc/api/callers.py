@@ -126,7 +126,9 @@ class KeyRing:
         try:
             found = await anyio.to_thread.run_sync(look_up)
         except OperationalError:
-            raise Unavailable("The database is busy; try again.", retry_after=1) from None
+            raise Unavailable(
+                "The database is busy or cannot be reached; try again.", retry_after=1
+            ) from None
         if len(self._known) >= MOST_KNOWN:
             self._known.clear()
         self._known[what] = (time.monotonic(), found)

@@ -26,6 +26,7 @@ from acorn_svc.store.keys import SECRET_CHARACTERS, KeyStore, Scope
 ROUTES = {
     "GET /openapi.json": ("nothing", 200),
     "GET /healthz": ("nothing", 200),
+    "GET /readyz": ("nothing", 200),
     "GET /session": ("greeting", 200),
     "POST /session": ("greeting", 422),
     "DELETE /session": ("greeting", 204),
@@ -47,6 +48,7 @@ ROUTES = {
     "GET /scenes/{id}/thumbnail.webp": ("see", 400),
     "POST /scenes/{id}/query": ("see", 415),
     "GET /scenes/{id}/original": ("read", 200),
+    "GET /metrics": ("read", 200),
     "POST /scenes": ("write", 422),
     "POST /uploads": ("write", 412),
     "GET /uploads/{id}": ("upload", 200),

@@ -101,6 +101,7 @@ def compile_kernels(network: Network, architecture: str, log: TextIO | None = No
     options = ProgramOptions(
         arch=architecture,
         std="c++17",
+        device_as_default_execution_space=True,  # NVRTC 13.0 takes a lambda for a function of the host
         include_path=str(directory),
         define_macro=network.macros(),
         ptxas_options=["--verbose"] if log else None,
