@@ -184,11 +184,12 @@ def test_only_public_pictures_are_kept_by_caches_that_others_share(make: Make) -
     with make(admin_key=ADMIN_KEY) as gallery:
         scene = gallery.add(random_field(8, 8))
         gallery.store.update(scene, public=True)
-        url = f"/iiif/{scene}/full/max/0/default.jpg"
-        assert "public" in gallery.client.get(url).headers["cache-control"]
-        known = gallery.client.get(url, headers=ADMIN).headers["cache-control"]
-        assert "private" in known
-        assert "public" not in known
+        for name in (scene, f"{scene}-1"):
+            url = f"/iiif/{name}/full/max/0/default.jpg"
+            assert "public" in gallery.client.get(url).headers["cache-control"]
+            known = gallery.client.get(url, headers=ADMIN).headers["cache-control"]
+            assert "private" in known
+            assert "public" not in known
         assert gallery.client.get("/scenes", headers=ADMIN).headers["cache-control"] == "no-store"
 
 
@@ -310,15 +311,16 @@ def test_everything_about_a_scene_is_found_below_its_link(make: Make) -> None:
         for name in ("self", "iiif", "dzi", "thumbnail", "region", "file", "tree"):
             assert client.get(made["links"][name]).status_code == 200, name
         info = client.get(made["links"]["iiif"]).json()
-        assert info["id"] == f"{base}iiif/{scene}"
+        assert info["id"] == f"{base}iiif/{scene}-1"
         tile = client.get(f"{info['id']}/0,0,512,300/512,/0/default.jpg")
         assert tile.headers["content-type"] == "image/jpeg"
         assert f"<{base}iiif/" in tile.headers["link"]
         assert client.get(f"{base}dzi/{scene}_files/9/0_0.jpg").status_code == 200
         redirect = client.get(f"{base}iiif/{scene}", follow_redirects=False)
-        assert redirect.headers["location"] == made["links"]["iiif"]
+        assert redirect.headers["location"] == f"{base}iiif/{scene}/info.json"
         # Nothing else is.
-        assert client.get(f"{base}iiif/{other}/info.json").status_code == 404
+        for name in (other, f"{other}-1", f"{other}-{scene}", "0" * 26):
+            assert client.get(f"{base}iiif/{name}/info.json").status_code == 404, name
         assert client.get(f"{base}scenes").json()["total"] == 0
         assert client.delete(f"{base}scenes/{scene}").status_code == 403
         assert client.get(f"{base}keys").status_code == 403
