@@ -101,6 +101,8 @@ PART: Final = "PATCH /uploads/{id}"
 MADE: Final = "acorn-scene"
 """The header in which the last part of an upload says where its scene is."""
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+ID: Final = re.compile("[0-9a-z]{1,26}")
+"""Of a scene, an upload or a key; whatever else stands in an address is not written down."""
 DISGUISE: Final = b"x-http-method-override"
 LINK_PATH: Final = re.compile(rf"/s/({signing.FORM})(/.*)", re.DOTALL)
 # Neither does a part of an upload change anything, until it is the last one.
@@ -281,12 +283,12 @@ class Access:
         if not asked.is_unsafe or (asked.action in NOT_AUDITED and not (asked.action == PART and location)):
             return
         caller = asked.scope.get("state", {}).get("caller", asked.caller)
-        made = (location or "").rstrip("/").rpartition("/")[2]
+        target = (location or "").rpartition("/")[2] or asked.parameters.get("id", "")
         entry = {
             "caller": caller.label,
             "name": caller.name,
             "action": asked.action,
-            "target": made or asked.parameters.get("id"),
+            "target": target if ID.fullmatch(target) else None,
             "address": (asked.scope.get("client") or (None,))[0],
             "status": status,
         }

@@ -29,7 +29,11 @@ class KeyIn(BaseModel):
         "admin: also everything else."
     )
     expires_in: int | None = Field(
-        None, ge=1, le=LONGEST_SECONDS, description="Seconds until it counts no more; null for never."
+        None,
+        strict=True,
+        ge=1,
+        le=LONGEST_SECONDS,
+        description="Seconds until it counts no more; null for never.",
     )
 
 

@@ -24,7 +24,9 @@ class LinkIn(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    expires_in: int = Field(default=DEFAULT_SECONDS, ge=1, le=MOST_SECONDS, description="In seconds.")
+    expires_in: int = Field(
+        default=DEFAULT_SECONDS, strict=True, ge=1, le=MOST_SECONDS, description="In seconds."
+    )
 
 
 class SignedLinks(BaseModel):

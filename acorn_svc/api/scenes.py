@@ -96,7 +96,7 @@ class SceneChange(SceneText):
     priority: Priority | None = Field(
         None, strict=True, description="Of a scene that waits: higher ones are fitted first."
     )
-    public: bool = Field(False, description="Whether anybody may see the scene, without a key.")
+    public: bool = Field(False, strict=True, description="Whether anybody may see the scene, without a key.")
 
 
 class SceneOptions(SceneText):

@@ -42,6 +42,7 @@ from acorn_svc.errors import (
     InsufficientStorage,
     NotFound,
     TooManyBytes,
+    TooManyRequests,
     Unavailable,
     UnsupportedMedia,
 )
@@ -151,7 +152,7 @@ async def describe_uploads(settings: SettingsDep) -> Response:
     status_code=201,
     response_class=Response,
     summary="Begin an upload",
-    responses=documented(400, 412, 413, 415, 422, 460, 503, 507),
+    responses=documented(400, 401, 403, 412, 413, 415, 422, 429, 460, 503, 507),
     dependencies=IN_TUS,
     openapi_extra={**SPOKEN, "requestBody": {"content": PART}},
 )
@@ -201,7 +202,7 @@ async def begin_upload(
     status_code=204,
     response_class=Response,
     summary="Append to an upload",
-    responses=documented(400, 404, 409, 412, 413, 415, 422, 460, 503, 507),
+    responses=documented(400, 401, 403, 404, 409, 412, 413, 415, 422, 429, 460, 503, 507),
     dependencies=IN_TUS,
     openapi_extra={**SPOKEN, "requestBody": {"content": PART, "required": True}},
 )
@@ -232,7 +233,7 @@ async def append_to_upload(
     "/uploads/{id}",
     response_class=Response,
     summary="Ask where an upload goes on",
-    responses=documented(404, 412),
+    responses=documented(401, 403, 404, 412),
     dependencies=IN_TUS,
     openapi_extra=SPOKEN,
 )
@@ -245,7 +246,7 @@ def find_upload(id: UploadId, uploads: UploadsDep, base: BaseDep) -> Response:
     return Response(headers=headers)
 
 
-@router.get("/uploads/{id}", summary="Ask what came of an upload", responses=documented(404))
+@router.get("/uploads/{id}", summary="Ask what came of an upload", responses=documented(401, 403, 404))
 def get_upload(id: UploadId, response: Response, uploads: UploadsDep, base: BaseDep) -> UploadOut:
     """How much has arrived and, in the end, the scene or the error that came of it."""
     upload = uploads.get(id)
@@ -266,7 +267,7 @@ def get_upload(id: UploadId, response: Response, uploads: UploadsDep, base: Base
     "/uploads/{id}",
     status_code=204,
     summary="Give up an upload",
-    responses=documented(404, 412),
+    responses=documented(401, 403, 404, 412),
     dependencies=IN_TUS,
     openapi_extra=SPOKEN,
 )
@@ -289,7 +290,7 @@ async def tend(uploads: UploadStore, intake: Intake) -> None:
     """Finish uploads that arrived before a crash, or when there was no room for a job; remove old ones."""
     await intake.write(uploads.sweep)
     for upload_id in await intake.write(uploads.left_over):
-        with suppress(BadInput, NotFound, Unavailable, InsufficientStorage):
+        with suppress(BadInput, NotFound, TooManyRequests, Unavailable, InsufficientStorage):
             await _finish(upload_id, None, uploads, intake)
 
 

@@ -39,6 +39,7 @@ CHECKS = {
     # 412 is what tus has for a client that doesn't name its version.
     "missing_required_header": {"expected-statuses": [412, 422]},
 }
+KEY = "0123456789abcdef0123456789abcdef"
 schemathesis.serializer.alias("application/offset+octet-stream", "application/octet-stream")
 
 
@@ -46,6 +47,8 @@ def contract(examples: int) -> SchemathesisConfig:
     return SchemathesisConfig.from_dict(
         {
             "seed": 1,
+            # Or the first key that is made would keep all further requests out.
+            "headers": {"Authorization": f"Bearer {KEY}"},
             "suppress-health-check": ["filter_too_much", "too_slow"],
             "generation": {"max-examples": examples, "deterministic": True, "no-shrink": True},
             "checks": CHECKS,
@@ -69,6 +72,7 @@ def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClie
     monkeypatch.setattr(Inspector, "inspect", inspect)
     settings = Settings(
         data=tmp_path,
+        admin_key=KEY,
         max_upload_bytes=MIB,
         max_request_bytes=2 * MIB,
         max_tile_side=512,
