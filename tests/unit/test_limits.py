@@ -15,7 +15,7 @@ from acorn_svc.formats.mesh_pieces import MeshLimits
 from acorn_svc.settings import Settings, is_limit
 
 PACKAGE = Path(__file__).parents[2] / "acorn_svc"
-REFUSALS = ("LimitExceeded", "TooManyBytes", "Unavailable", "InsufficientStorage")
+REFUSALS = ("LimitExceeded", "TooManyBytes", "TooManyRequests", "Unavailable", "InsufficientStorage")
 # What is refused for another reason than a limit.
 NO_LIMIT = {
     "The client has gone.", "This scene changes too fast; ask again.", "The disk is full.",
