@@ -45,7 +45,7 @@ web-test: $(BUNDLE)  ## Check and test the page
 	$(NPM) run --silent test
 
 unit: $(STAMPS)/test $(BUNDLE)  ## Run the Python tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 torture: $(STAMPS)/test $(BUNDLE)  ## Kill, cut, fill and flood what promises to bear it; takes hours
 	ACORN_TORTURE=1 $(BIN)/python -m pytest -m torture $(ARGS)

@@ -172,8 +172,8 @@ class WrongOffset(Conflict):
 
     code = "wrong_offset"
 
-    def __init__(self, offset: int) -> None:
-        super().__init__(f"The upload goes on at byte {offset}.")
+    def __init__(self, message: str, *, offset: int = 0) -> None:
+        super().__init__(message)
         self.offset = offset
 
 

@@ -104,7 +104,7 @@ SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 ID: Final = re.compile("[0-9a-z]{1,26}")
 """Of a scene, an upload or a key; whatever else stands in an address is not written down."""
 DISGUISE: Final = b"x-http-method-override"
-LINK_PATH: Final = re.compile(rf"/s/({signing.FORM})(/.*)", re.DOTALL)
+LINK_PATH: Final = re.compile(rf"/s/({signing.FORM})(?P<rest>/.*)", re.DOTALL)
 # Neither does a part of an upload change anything, until it is the last one.
 NOT_AUDITED: Final = frozenset({"DELETE /session", "POST /scenes/{id}/query", PART})
 
@@ -174,6 +174,8 @@ class Access:
             absent = errors.answer(NotFound("There is nothing at this address."))
             await (self._app if known else absent)(scope, receive, send)
             return
+        state = scope.setdefault("state", {})
+        state["route"] = route.path
         asked = _Asked(scope, route, parameters)
         try:
             asked.caller = await self._admit(asked)
@@ -181,7 +183,7 @@ class Access:
             await self._note(asked, errors.status_of(error))
             await errors.answer(error)(scope, receive, send)
             return
-        scope.setdefault("state", {})["caller"] = asked.caller
+        state["caller"] = asked.caller
         try:
             await self._app(scope, receive, self._watched(asked, send))
         except Exception:
@@ -341,9 +343,14 @@ def _without_link(scope: Connection) -> Connection:
     match = LINK_PATH.fullmatch(scope["path"])
     if match is None:
         return scope
-    token, path = match[1], match[match.re.groups]
+    token, path = match[1], match["rest"]
     root = f"{scope.get('root_path', '')}/s/{token}"
     return {**scope, "path": path, "raw_path": path.encode(), "root_path": root, LINK: token}
+
+
+def without_token(path: str) -> str:
+    """`path` as a log may show it: that of a signed link without what signs it."""
+    return LINK_PATH.sub(r"/s/...\g<rest>", path)
 
 
 def _require(caller: Caller, scope: Scope) -> None:

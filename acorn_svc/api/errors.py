@@ -12,11 +12,13 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse
+from fastapi.routing import iter_route_contexts
 from pydantic import BaseModel, Field
 from sqlalchemy.exc import OperationalError
+from starlette._utils import get_route_path
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.routing import BaseRoute, Match
+from starlette.routing import compile_path
 
 from acorn_svc.api.caching import CROSS_ORIGIN
 from acorn_svc.errors import (
@@ -210,9 +212,13 @@ async def _http_error(request: Request, error: Exception) -> JSONResponse:
 
 def _methods(request: Request) -> set[str]:
     """Every method that the address takes; a single route knows only its own."""
-    routes: list[BaseRoute] = request.app.routes
-    at_address = [route for route in routes if route.matches(request.scope)[0] != Match.NONE]
-    return {method for route in at_address for method in getattr(route, "methods", None) or ()}
+    path = get_route_path(request.scope)
+    return {
+        method
+        for route in iter_route_contexts(request.app.routes)
+        if route.path is not None and compile_path(route.path)[0].match(path)
+        for method in route.methods or ()
+    }
 
 
 async def _left(_request: Request, _error: Exception) -> JSONResponse:

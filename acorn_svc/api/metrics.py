@@ -85,7 +85,7 @@ class Metrics:
     def count(self, scope: Scope, status: int, seconds: float) -> None:
         """One request has been answered; `seconds` passed until the answer began."""
         method = scope["method"] if scope["method"] in METHODS else OTHER
-        key = method, getattr(scope.get("route"), "path", OTHER), status
+        key = method, scope["state"].get("route", OTHER), status
         known = self._known.get(key)
         if known is None:
             known = self._known[key] = self._labelled(*key)

@@ -10,6 +10,7 @@ from typing import Final
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from acorn_svc.api.access import without_token
 from acorn_svc.api.metrics import Metrics
 from acorn_svc.settings import Settings
 
@@ -35,6 +36,7 @@ class Observer:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        scope.setdefault("state", {})  # whoever copies the scope keeps the same
         request_id = _given_id(scope) or secrets.token_hex(8).encode()
         structlog.contextvars.bind_contextvars(request_id=request_id.decode())
         begin = time.perf_counter()
@@ -62,7 +64,7 @@ class Observer:
         write(
             "request",
             method=scope["method"],
-            path=scope["path"],
+            path=without_token(scope["path"]),
             status=status,
             seconds=round(elapsed, 4),
             client=client[0] if client else None,

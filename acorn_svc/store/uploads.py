@@ -106,7 +106,8 @@ class UploadStore:
         with self._database.write() as session:
             upload = self._require(session, upload_id)
             if upload.received != offset:
-                raise WrongOffset(upload.received)
+                at = upload.received
+                raise WrongOffset(f"The upload goes on at byte {at}.", offset=at)
             upload.turn += 1
         return Writer(self, upload, partial(self._open, upload_id))
 

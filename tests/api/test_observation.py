@@ -107,10 +107,21 @@ def test_a_request_has_an_id_in_its_answer_and_in_its_line(service: Gallery) -> 
     assert told[:2] == [("request", "/healthz", 200, own), ("request", "/healthz", 200, "from-a.proxy_1")]
 
 
+def test_a_signed_link_is_counted_by_its_route_and_written_without_its_token(service: Gallery) -> None:
+    token = f"scene.1.{'x' * 43}"
+    with capture_logs() as lines:
+        assert service.client.get(f"/s/{token}/scenes/{'0' * 26}/tree").status_code == 403
+    assert [line["path"] for line in lines if line["event"] == "request"] == [
+        f"/s/.../scenes/{'0' * 26}/tree"
+    ]
+    assert token not in str(lines)
+    assert measured(service)["acorn_http_requests_total GET /scenes/{id}/tree 403"] == 1
+
+
 def test_an_unforeseen_error_can_be_found_by_its_id(
     service: Gallery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise RuntimeError("secret")
 
     monkeypatch.setattr(service.store, "page", broken)
@@ -127,7 +138,7 @@ def test_an_unforeseen_error_can_be_found_by_its_id(
 def test_only_failures_are_written_down_unless_set_otherwise(
     gallery: Gallery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def busy(*_: object) -> None:
+    def busy(*_: object, **__: object) -> None:
         raise Unavailable("Too much to do.")
 
     with capture_logs() as lines:
@@ -147,7 +158,7 @@ def test_ready_until_asked_to_stop(service: Gallery) -> None:
 
 
 def test_not_ready_without_database_or_files(service: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise OperationalError("select", {}, Exception("gone"))
 
     with monkeypatch.context() as patch:
