@@ -109,6 +109,9 @@ class Settings(BaseSettings):
     insecure: bool = _choice(
         False, "yes or no", "Listen on any address without a key: everybody who reaches it may do everything."
     )
+    host_names: str = _choice(
+        "", "names", "Names with a domain, separated by commas, by which the service is asked without a key."
+    )
     admin_key: SecretStr | None = _choice(
         None, "secret", "A key of the scope admin, 32 characters or more; it counts as long as it is set."
     )

@@ -179,9 +179,12 @@ class Access:
         asked = _Asked(scope, route, parameters)
         try:
             asked.caller = await self._admit(asked)
-        except AcornError as error:
-            await self._note(asked, errors.status_of(error))
-            await errors.answer(error)(scope, receive, send)
+        except Exception as error:
+            foreseen = error if isinstance(error, AcornError) else errors.of_storage(error)
+            if foreseen is None:
+                raise
+            await self._note(asked, errors.status_of(foreseen))
+            await errors.answer(foreseen)(scope, receive, send)
             return
         state["caller"] = asked.caller
         try:

@@ -147,9 +147,9 @@ def create_app(settings: Settings, workers: EmbeddedWorkers | None = None) -> Fa
         audit=app.state.audit,
     )
     app.add_middleware(SafeHeaders, settings=settings)
+    app.add_middleware(Observer, metrics=app.state.metrics, settings=settings)
     if settings.trusted_proxies:
         app.add_middleware(Proxies, settings=settings)
-    app.add_middleware(Observer, metrics=app.state.metrics, settings=settings)
     return app
 
 

@@ -22,6 +22,7 @@ from typing import Annotated, Any, Final, cast
 import anyio.to_thread
 from fastapi import Depends, Request
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.requests import HTTPConnection
 from starlette.types import Scope as Connection
 
@@ -125,7 +126,7 @@ class KeyRing:
             return known[1]
         try:
             found = await anyio.to_thread.run_sync(look_up)
-        except OperationalError:
+        except (OperationalError, PoolTimeout):
             raise Unavailable(
                 "The database is busy or cannot be reached; try again.", retry_after=1
             ) from None
@@ -151,7 +152,7 @@ class Callers:
 
     def __init__(self, ring: KeyRing, settings: Settings) -> None:
         self.ring = ring
-        self._insecure = settings.insecure
+        self._host_names = {name.lower() for name in separated(settings.host_names)}
         self._behind_sign_on = bool(settings.proxy_user_header)
         self._session_seconds = settings.session_seconds
         self._max_link_seconds = settings.max_link_seconds
@@ -178,14 +179,25 @@ class Callers:
             return self._by_proxy(user)
         request = HTTPConnection(scope)
         if not await self.asks_for_keys():
-            if not (self._insecure or _is_own_name(request.headers.get("host", ""))):
-                raise Misdirected("Without a key, the service answers to localhost and IP addresses alone.")
+            if not self._is_own_name(request.headers.get("host", "")):
+                raise Misdirected(
+                    "Without a key, the service answers to localhost, IP addresses and its host_names alone."
+                )
             return LOCAL
         given = request.headers.getlist("authorization")
         if given:
             return await self._by_key(given)
         cookie = request.cookies.get(COOKIE)
         return ANYONE if cookie is None else await self._by_session(cookie)
+
+    def _is_own_name(self, host: str) -> bool:
+        """Whether the service goes by the name of this Host header.
+
+        Otherwise a site could point its own name at this machine, and its scripts could then read and change
+        everything ("DNS rebinding").
+        """
+        name = re.sub(r":[0-9]*$", "", host).strip("[]").lower()
+        return name in self._host_names or _cannot_be_anothers(name)
 
     async def by_key(self, text: str) -> Caller:
         """Whoever has the key `text`; raises Unauthenticated."""
@@ -256,13 +268,8 @@ def _of_key(key: Key, *, ambient: bool = False, until: datetime | None = None) -
     return Caller(key.name, key.scope, f"key:{key.id}", ambient=ambient, expires_at=until or key.expires_at)
 
 
-def _is_own_name(host: str) -> bool:
-    """Whether nobody else can let this name lead here: an address, or a name without a domain.
-
-    Otherwise a site could point its own name at this machine, and its scripts could then read and change
-    everything ("DNS rebinding").
-    """
-    name = re.sub(r":[0-9]*$", "", host).strip("[]")
+def _cannot_be_anothers(name: str) -> bool:
+    """Whether nobody else can let this name lead here: an address, or a name without a domain."""
     try:
         ipaddress.ip_address(name)
     except ValueError:

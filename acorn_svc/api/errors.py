@@ -15,6 +15,7 @@ from fastapi.responses import JSONResponse, RedirectResponse
 from fastapi.routing import iter_route_contexts
 from pydantic import BaseModel, Field
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette._utils import get_route_path
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -129,6 +130,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(ClientDisconnect, _left)
     app.add_exception_handler(OSError, _storage_error)
     app.add_exception_handler(OperationalError, _storage_error)
+    app.add_exception_handler(PoolTimeout, _storage_error)
     app.add_exception_handler(Exception, _unexpected)
 
 
@@ -227,11 +229,17 @@ async def _left(_request: Request, _error: Exception) -> JSONResponse:
 
 
 async def _storage_error(request: Request, error: Exception) -> JSONResponse:
+    known = of_storage(error)
+    return answer(known) if known is not None else await _unexpected(request, error)
+
+
+def of_storage(error: Exception) -> AcornError | None:
+    """What an error of the disk or of the database means, if it is one that may happen."""
     if _disk_is_full(error):
-        return answer(InsufficientStorage("The disk is full."))
-    if isinstance(error, OperationalError) and _will_pass(error):
-        return answer(Unavailable("The database is busy or cannot be reached; try again.", retry_after=1))
-    return await _unexpected(request, error)
+        return InsufficientStorage("The disk is full.")
+    if isinstance(error, PoolTimeout) or (isinstance(error, OperationalError) and _will_pass(error)):
+        return Unavailable("The database is busy or cannot be reached; try again.", retry_after=1)
+    return None
 
 
 def _disk_is_full(error: Exception) -> bool:

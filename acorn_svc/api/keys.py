@@ -76,7 +76,7 @@ def list_keys(keys: KeysDep) -> KeyList:
     return KeyList(items=[KeyOut.model_validate(key, from_attributes=True) for key in keys.all()])
 
 
-@router.post("/keys", status_code=201, summary="Make a key", responses=documented(401, 403, 413, 422))
+@router.post("/keys", status_code=201, summary="Make a key", responses=documented(400, 401, 403, 413, 422))
 async def create_key(wanted: KeyIn, keys: KeysDep, callers: CallersDep) -> NewKey:
     """From the first key on, every request but for public scenes needs one."""
     lifetime = None if wanted.expires_in is None else timedelta(seconds=wanted.expires_in)

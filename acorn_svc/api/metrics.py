@@ -92,6 +92,10 @@ class Metrics:
         known[0].inc()
         known[1].observe(seconds)
 
+    def count_refusal(self, status: int) -> None:
+        """A request, or a connection, has been refused before it came to any route."""
+        self._labelled(OTHER, OTHER, status)[0].inc()
+
     def _labelled(self, method: str, route: str, status: int) -> tuple[Counter, Histogram]:
         return self._requests.labels(method, route, str(status)), self._seconds.labels(route)
 

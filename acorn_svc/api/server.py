@@ -31,6 +31,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.protocols.utils import get_remote_addr
 
 from acorn_svc.api import errors
+from acorn_svc.api.metrics import Metrics
 from acorn_svc.api.rendering import Renderer
 from acorn_svc.errors import AcornError, BadRequest, Conflict, HeaderTooLarge, TooSlow, Unavailable
 from acorn_svc.settings import Settings
@@ -46,7 +47,7 @@ class Server(uvicorn.Server):
     """Uvicorn within the limits of `settings`; asked to stop, it first ends what would never end."""
 
     def __init__(self, app: FastAPI, settings: Settings) -> None:
-        admission = Admission(settings, app.state.renderer)
+        admission = Admission(settings, app.state.renderer, app.state.metrics)
         protocol = cast(type[asyncio.Protocol], partial(Connection, settings, admission))
         config = uvicorn.Config(
             app,
@@ -89,20 +90,37 @@ class Server(uvicorn.Server):
 class Admission:
     """Who is let in: how many connections there are, in all and of each address, and how many requests."""
 
-    def __init__(self, settings: Settings, renderer: Renderer) -> None:
+    def __init__(self, settings: Settings, renderer: Renderer, metrics: Metrics) -> None:
         self._settings = settings
         self._renderer = renderer
+        self._metrics = metrics
         self._of: Counter[Hashable] = Counter()
         most = settings.max_requests
         self._too_many = _closing(Unavailable("Too many requests at once.", limit="max_requests", value=most))
         # Made once: those who ask for pictures in a crowd are many.
         self._crowded = errors.answer(renderer.gate.full())
 
-    def refusal(self, url: bytes, requests: int) -> ASGIApp | None:
+    def refusal(self, url: bytes, requests: int) -> JSONResponse | None:
         """The answer to a request for `url` when there are `requests` already, if it isn't let in."""
-        if requests >= self._settings.max_requests:
-            return self._too_many
-        return self._crowded if self._renderer.refuses(url) else None
+        refusal = self._too_many if requests >= self._settings.max_requests else None
+        if refusal is None and self._renderer.refuses(url):
+            refusal = self._crowded
+        if refusal is not None:
+            self._metrics.count_refusal(refusal.status_code)
+        return refusal
+
+    def closing(self, error: AcornError) -> JSONResponse:
+        """The answer that says `error` and ends the connection."""
+        response = _closing(error)
+        self._metrics.count_refusal(response.status_code)
+        return response
+
+    def as_bytes(self, error: AcornError) -> bytes:
+        """The same as it goes over the wire."""
+        response = self.closing(error)
+        lines = [STATUS_LINE[response.status_code]]
+        lines += [b"%b: %b\r\n" % header for header in response.raw_headers]
+        return b"".join([*lines, b"\r\n", bytes(response.body)])
 
     def enter(self, address: Hashable) -> None:
         """Count one more; raises Unavailable when there are too many. None is no address, and not limited."""
@@ -165,7 +183,7 @@ class Connection(HttpToolsProtocol):
         try:
             self._admission.enter(self._address)
         except Unavailable as error:
-            transport.write(_as_bytes(error))
+            transport.write(self._admission.as_bytes(error))
             transport.close()
             return
         self._admitted = True
@@ -226,7 +244,7 @@ class Connection(HttpToolsProtocol):
         most = self._settings.max_header_bytes
         # What was read at once may hold more than the header.
         if self._unused > most and self._header_bytes() > most:
-            return _closing(self._header_too_large())
+            return self._admission.closing(self._header_too_large())
         return self._admission.refusal(self.url, len(self.tasks))
 
     def _header_bytes(self) -> int:
@@ -238,7 +256,7 @@ class Connection(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Answer what isn't HTTP."""
-        self.transport.write(_as_bytes(BadRequest(msg)))
+        self.transport.write(self._admission.as_bytes(BadRequest(msg)))
         self.transport.close()
 
     def look(self, now: float, elapsed: float) -> None:
@@ -283,7 +301,7 @@ class Connection(HttpToolsProtocol):
             cycle.message_event.set()
         silent = self._awaits is Awaits.HEADER and not self._unused
         if not silent and not (answering and cycle.response_started):
-            self.transport.write(_as_bytes(error))
+            self.transport.write(self._admission.as_bytes(error))
         self.transport.close()
 
 
@@ -292,14 +310,6 @@ def _closing(error: AcornError) -> JSONResponse:
     response = errors.answer(error)
     response.headers["Connection"] = "close"
     return response
-
-
-def _as_bytes(error: AcornError) -> bytes:
-    """The same as it goes over the wire."""
-    response = _closing(error)
-    lines = [STATUS_LINE[response.status_code]]
-    lines += [b"%b: %b\r\n" % header for header in response.raw_headers]
-    return b"".join([*lines, b"\r\n", bytes(response.body)])
 
 
 def require_descriptors(settings: Settings) -> None:

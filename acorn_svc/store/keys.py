@@ -15,7 +15,6 @@ from enum import StrEnum
 from typing import Final
 
 from sqlalchemy import LargeBinary, String, func, or_, select
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, mapped_column
 
 from acorn_svc.errors import Conflict, LimitExceeded, NotFound
@@ -152,12 +151,15 @@ class KeyStore:
         """What links and sessions are signed with; made when it is first asked for."""
         with self._database.read() as session:
             known = session.get(Secret, SIGNING)
-        if known is not None:
+        return known.value if known is not None else self._first_signing_secret()
+
+    def _first_signing_secret(self) -> bytes:
+        with self._database.write() as session:
+            known = session.get(Secret, SIGNING)  # another process may have been faster
+            if known is None:
+                known = Secret(name=SIGNING, value=secrets.token_bytes(SECRET_BYTES))
+                session.add(known)
             return known.value
-        try:
-            return self.renew_signing_secret()
-        except IntegrityError:  # another process was faster
-            return self.signing_secret()
 
     def renew_signing_secret(self) -> bytes:
         """Another secret: what was signed before counts no more."""

@@ -8,14 +8,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import func, select
 from test_scene_store import ELSEWHERE, HERE, files, show, store, upload  # noqa: F401  `store` is a fixture
 
 from acorn_svc.errors import BadInput, Conflict
 from acorn_svc.jobs.queue import JobQueue
 from acorn_svc.jobs.reaper import Reaper
 from acorn_svc.settings import Settings
+from acorn_svc.store.audit import AuditEntry, AuditLog
 from acorn_svc.store.backup import restore_backup, write_backup
+from acorn_svc.store.database import Upload
+from acorn_svc.store.keys import KeyStore, Scope, digest_of
 from acorn_svc.store.scenes import Scene, SceneStore, Status
+from acorn_svc.store.uploads import UploadStore
 
 
 @pytest.fixture
@@ -45,6 +50,27 @@ def empty(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
 def restored(tmp_path: Path) -> Settings:
     """An empty data folder."""
     return Settings(data=tmp_path / "restored")
+
+
+def test_keys_come_back_and_unfinished_uploads_do_not(
+    filled: SceneStore, backup: Path, restored: Settings
+) -> None:
+    keys = KeyStore(filled.database, 10)
+    key, text = keys.create("me", Scope.ADMIN, None)
+    secret = keys.signing_secret()
+    AuditLog(filled.database, 10).add(AuditEntry(caller="key:1", name="me", action="POST /keys", status=201))
+    UploadStore(filled).create(100, "", {}, None)
+    write_backup(filled, backup)
+    restore_backup(backup, restored)
+    back = SceneStore(restored)
+    known = KeyStore(back.database, 10)
+    assert known.signing_secret() == secret
+    found = known.find(digest_of(text))
+    assert found is not None
+    assert found.id == key.id
+    with back.database.read() as session:
+        assert session.scalar(select(func.count()).select_from(AuditEntry)) == 1
+        assert session.scalar(select(func.count()).select_from(Upload)) == 0
 
 
 def described(store: SceneStore) -> list[dict[str, object]]:  # noqa: F811
