@@ -112,7 +112,7 @@ class Client:
 
         Raises:
             FitFailed: the fit failed; the message says why.
-            Conflict: it was cancelled.
+            Conflict: it was cancelled or paused.
             TimeoutError: it takes longer than `seconds`.
             Unavailable: the service has been away for a minute.
         """

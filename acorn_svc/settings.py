@@ -1,8 +1,8 @@
 """Every limit and knob of the service: its name, unit, default and one sentence.
 
 A setting is read from the environment variable `ACORN_<NAME>`. Nothing here means "unlimited", zero
-is refused, and a combination that could not work is refused at start with the reason.
-`docs/settings.md` and `docs/limits.md` are written from this file.
+is refused unless the sentence names it, and a combination that could not work is refused at start with the
+reason. `docs/settings.md` and `docs/limits.md` are written from this file.
 """
 
 from __future__ import annotations
@@ -101,7 +101,8 @@ class Settings(BaseSettings):
     host: str = Field(
         default="127.0.0.1",
         min_length=1,
-        description="The address to listen on; others than this machine's own need a key to exist.",
+        description="The address to listen on; others than this machine's own need a key, a proxy that signs "
+        "people in, or `insecure`.",
         json_schema_extra={"unit": "address"},
     )
     port: int = _setting(8000, "port", "The TCP port to listen on.", most=65_535)
@@ -162,17 +163,17 @@ class Settings(BaseSettings):
     )
     log_format: Literal["console", "json"] = Field(
         default="console",
-        description="How lines are written to standard error: for people, or one JSON object each.",
+        description="How lines are written to standard error: `console` for people, `json` for programs.",
         json_schema_extra={"unit": "form"},
     )
     log_level: Literal["info", "warning", "error"] = Field(
         default="info",
-        description="The least important lines that are written.",
+        description="The least important lines that are written: `info`, `warning` or `error`.",
         json_schema_extra={"unit": "level"},
     )
     log_requests: Literal["failed", "all"] = Field(
         default="failed",
-        description="Which requests are written down: those that failed (5xx but 503, too busy), or all.",
+        description="Which requests are written down: `failed`, with 5xx but 503 (too busy), or `all`.",
         json_schema_extra={"unit": "requests"},
     )
 
@@ -400,7 +401,7 @@ class Settings(BaseSettings):
     )
     job_device: Literal["cpu", "cuda"] = Field(
         default="cpu",
-        description="Where fits compute; cuda needs an NVIDIA GPU and the extra `cuda`.",
+        description="Where fits compute: `cpu`, or `cuda`, which needs an NVIDIA GPU and the extra `cuda`.",
         json_schema_extra={"unit": "device"},
     )
     job_memory_bytes: int = _setting(
@@ -612,7 +613,8 @@ def settings_page() -> str:
     head = (
         "# Settings\n\n"
         "Written by `python -m acorn_svc.settings > docs/settings.md`; do not edit it by hand.\n\n"
-        "Set them in the environment; zero is refused unless it is named. Those that bound something are in "
+        "Set them in the environment, for the server and for its workers alike. Zero is refused unless the\n"
+        "meaning names it, and so is a combination that could not work. Those that bound something are in\n"
         "[limits.md](limits.md).\n\n"
         "| variable | unit | default | meaning |\n|---|---|---|---|\n"
     )
@@ -624,7 +626,7 @@ def limits_page() -> str:
     head = (
         "# Limits\n\n"
         "Written by `python -m acorn_svc.settings limits > docs/limits.md`; do not edit it by hand.\n\n"
-        'Set them in the environment. No value means "unlimited", and zero is refused. An answer that '
+        'Set them in the environment. No value means "unlimited", and zero is refused. An answer that\n'
         "refuses something names the limit and its value:\n\n"
         '`{"error": {"code": "limit_exceeded", "message": "...", "limit": "max_image_pixels", '
         '"value": 256000000}}`\n\n'

@@ -90,7 +90,7 @@ class ErrorDetail(BaseModel):
 
 
 class ErrorBody(BaseModel):
-    """The body of every answer from 400 on."""
+    """The body of every error."""
 
     error: ErrorDetail
 
@@ -112,7 +112,7 @@ DESCRIPTIONS = {
     431: "The header is too large.",
     460: "The bytes of this request aren't those of its checksum; none were taken.",
     503: "Too busy; `Retry-After` says when to ask again.",
-    507: "The disk is full.",
+    507: "There is no room left.",
 }
 
 
