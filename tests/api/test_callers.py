@@ -12,6 +12,7 @@ import pytest
 from conftest import Gallery, random_field
 from fastapi.testclient import TestClient
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from structlog.testing import capture_logs
 
 from acorn_svc.api import callers, signing
@@ -292,10 +293,38 @@ def test_without_a_key_no_name_of_another_leads_here(make: Make) -> None:
             assert gallery.client.get("/scenes", headers={"Host": host}).status_code == 200, host
         for host in others:
             assert gallery.client.get("/scenes", headers={"Host": host}).status_code == 421, host
-    with make(insecure=True) as gallery:
+    with make(insecure=True, host_names="maps.example, Evil.example") as gallery:
         assert gallery.client.get("/scenes", headers={"Host": others[0]}).status_code == 200
+        assert gallery.client.get("/scenes", headers={"Host": others[2]}).status_code == 421
     with make(admin_key=ADMIN_KEY) as gallery:
         assert gallery.client.get("/scenes", headers={"Host": others[0], **ADMIN}).status_code == 200
+
+
+def test_a_database_without_a_free_connection_is_told(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    def waits(_scene_id: str) -> None:
+        raise BlockingIOError
+
+    def in_vain(_scene_id: str) -> None:
+        raise PoolTimeout("QueuePool limit of size 5 overflow 20 reached")
+
+    with make(admin_key=ADMIN_KEY) as gallery:
+        scene = gallery.add_empty()
+        monkeypatch.setattr(gallery.store, "head_now", waits)
+        monkeypatch.setattr(gallery.store, "head", in_vain)
+        answer = gallery.client.get(f"/scenes/{scene}/tree")
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+
+
+def test_servers_that_begin_at_once_sign_with_one_secret(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    with make() as gallery:
+        first, second = keys_of(gallery), KeyStore(gallery.store.database, 10)
+        make_one = second._first_signing_secret
+        # Between the second's look and its writing, the first one makes a secret.
+        made: list[bytes] = []
+        monkeypatch.setattr(
+            second, "_first_signing_secret", lambda: (made.append(first.signing_secret()), make_one())[1]
+        )
+        assert second.signing_secret() == made[0] == first.signing_secret()
 
 
 # Links

@@ -107,6 +107,13 @@ def test_a_request_has_an_id_in_its_answer_and_in_its_line(service: Gallery) -> 
     assert told[:2] == [("request", "/healthz", 200, own), ("request", "/healthz", 200, "from-a.proxy_1")]
 
 
+def test_a_line_names_the_client_of_a_trusted_proxy(tmp_path: Path) -> None:
+    app = create_app(Settings(data=tmp_path, trusted_proxies="10.0.0.0/8", log_requests="all"))
+    with TestClient(app, client=("10.1.2.3", 5)) as client, capture_logs() as lines:
+        client.get("/healthz", headers={"X-Forwarded-For": "203.0.113.9"})
+    assert [line["client"] for line in lines if line["event"] == "request"] == ["203.0.113.9"]
+
+
 def test_a_signed_link_is_counted_by_its_route_and_written_without_its_token(service: Gallery) -> None:
     token = f"scene.1.{'x' * 43}"
     with capture_logs() as lines:

@@ -103,6 +103,8 @@ def test_pods_have_no_privileges(name: str) -> None:
     for pod in pods(name):
         assert pod["terminationGracePeriodSeconds"] == GRACE_SECONDS
         assert pod["automountServiceAccountToken"] is False
+        # A service named acorn would set ACORN_PORT to an address.
+        assert pod["enableServiceLinks"] is False
         assert pod["securityContext"]["runAsNonRoot"] is True
         assert pod["securityContext"]["runAsUser"] == USER
         for container in pod["containers"]:

@@ -169,6 +169,8 @@ def test_only_so_many_requests_are_worked_on(tmp_path: Path, monkeypatch: pytest
         status, header, body = answer(here.ask(2))
         assert (status, json.loads(body)["error"]["limit"]) == (BUSY, "max_requests")
         assert b"\r\nretry-after: " in header
+        refused = {"method": "other", "route": "other", "status": str(BUSY)}
+        assert here.app.state.metrics.registry.get_sample_value("acorn_http_requests_total", refused) == 1
         here.may_go_on.set()
         assert [answer(client)[0] for client in working] == [OK] * 2
 
