@@ -52,8 +52,9 @@ def main() -> None:
 
 def inspect(request: Message) -> None:
     """Say what the file at `path` is, after every byte of it was decoded. No file is written."""
+    _ignore_interrupts()
     path = Path(request["path"])
-    if _looks_like_field(path):
+    if looks_like_field(path):
         _import_torch()
     confine(readable=[path])
     hold_lifeline()
@@ -71,7 +72,7 @@ def describe(path: Path, limits: Limits, memory_bytes: int) -> Message:
 
 def fit(request: Message) -> None:
     """Fit the image or mesh at `original` to the end, from the first of `checkpoints` that can be read."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the group; the worker decides
+    _ignore_interrupts()
     job = FitJob.from_request(request)
     _import_torch()
     if job.options.get("device") != "cuda":  # a GPU's driver is a world of files and calls of its own
@@ -203,6 +204,11 @@ class Pace:
         self._next_checkpoint = now + max(wait, CHECKPOINT_SHARE * (now - self._started))
 
 
+def _ignore_interrupts() -> None:
+    """Ctrl-C reaches the whole group; whoever started this process decides."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def _import_torch() -> None:
     """Before the sandbox is shut: with CUDA's packages beside it, PyTorch starts programs to find them."""
     import_module("torch")
@@ -227,7 +233,7 @@ def _checkpoint(job: FitJob) -> FitState | None:
     return None
 
 
-def _looks_like_field(path: Path) -> bool:
+def looks_like_field(path: Path) -> bool:
     """Whether the file begins as an `.acorn` does: the length of a header, then a JSON object."""
     with path.open("rb") as file:
         start = file.read(SNIFF_BYTES)
@@ -236,7 +242,7 @@ def _looks_like_field(path: Path) -> bool:
 
 def _describe(path: Path, limits: Limits) -> Message:
     """What the file is, by its content alone, and what it holds."""
-    if _looks_like_field(path):
+    if looks_like_field(path):
         return _describe_field(path, limits)
     import numpy as np
 

@@ -5,19 +5,23 @@ from __future__ import annotations
 import signal
 import subprocess
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
 from acorn_svc.errors import AcornError, BadInput, LimitExceeded, Unavailable
-from acorn_svc.jobs.process import Message, end, spawn_child
+from acorn_svc.jobs.process import ORPHANED, Message, end, spawn_child
 from acorn_svc.settings import Settings
 
 MAX_ANSWER_BYTES = 1 << 20
 ABNORMAL = "The file cannot be decoded; decoding it ended abnormally."
 # What libraries do when memory is refused: they give up by these signals.
 OUT_OF_MEMORY = (signal.SIGABRT, signal.SIGTRAP, signal.SIGKILL)
+# How the child ends when somebody stops the service, all its processes at once; the file is not to blame.
+INTERRUPTED = (-signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP, ORPHANED)
 
 
 @dataclass(frozen=True)
@@ -65,9 +69,12 @@ class Inspector:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._places = threading.BoundedSemaphore(settings.max_decodes)
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._is_stopped = False
+        self._lock = threading.Lock()
 
     def inspect(self, path: Path) -> Inspection:
-        """Decode the whole file `path` in a child; raises BadInput or a class below it."""
+        """Decode the whole file `path` in a child; raises BadInput or a class below it, or Unavailable."""
         if not self._places.acquire(timeout=self._settings.decode_wall_seconds):
             raise Unavailable(
                 "Too many uploads are being checked; try again later.",
@@ -79,15 +86,33 @@ class Inspector:
         finally:
             self._places.release()
 
+    def stop(self) -> None:
+        """End every check, and begin none any more: all raise Unavailable, also those that wait."""
+        with self._lock:
+            self._is_stopped = True
+            for process in self._running:
+                process.kill()
+
     def _inspect(self, path: Path) -> Inspection:
-        process = spawn_child("inspect", self._request(path))
-        try:
+        with self._child(path) as process:
             answer, timed_out = _listen(process, self._settings.decode_wall_seconds)
-        finally:
-            end(process)
         if process.returncode != 0:
             raise self._reason(process.returncode, timed_out)
         return _read_answer(answer)
+
+    @contextmanager
+    def _child(self, path: Path) -> Iterator[subprocess.Popen[bytes]]:
+        with self._lock:  # no child begins after `stop` has looked for those that run
+            if self._is_stopped:
+                raise _interrupted()
+            process = spawn_child("inspect", self._request(path))
+            self._running.add(process)
+        try:
+            yield process
+        finally:
+            with self._lock:
+                self._running.remove(process)
+            end(process)
 
     def _request(self, path: Path) -> Message:
         settings = self._settings
@@ -100,6 +125,8 @@ class Inspector:
 
     def _reason(self, code: int, timed_out: bool) -> AcornError:
         settings = self._settings
+        if self._is_stopped or code in INTERRUPTED:
+            return _interrupted()
         if timed_out:
             return _too_costly("time", "decode_wall_seconds", settings.decode_wall_seconds)
         if code == -signal.SIGXCPU:
@@ -153,6 +180,10 @@ def file_limits(settings: Settings) -> dict[str, dict[str, int]]:
             "max_memory_bytes": settings.max_model_memory_bytes,
         },
     }
+
+
+def _interrupted() -> Unavailable:
+    return Unavailable("The check was interrupted; try again.", retry_after=1)
 
 
 def _too_costly(what: str, limit: str, value: int) -> LimitExceeded:
