@@ -394,7 +394,7 @@ def demo(
 def gc(
     older_than: Annotated[
         float | None,
-        typer.Option(min=1 / 6, max=8760, metavar="HOURS", help="Default ACORN_GC_AGE_SECONDS, a day."),
+        typer.Option(min=0, max=8760, metavar="HOURS", help="Default ACORN_GC_AGE_SECONDS, a day."),
     ] = None,
     data: Data = None,
 ) -> None:
@@ -406,6 +406,9 @@ def gc(
 
     with _store(data) as (store, settings):
         age = settings.gc_age_seconds if older_than is None else older_than * 3600
+        least = settings.least_gc_age_seconds
+        if age < least:
+            raise typer.BadParameter(f"files younger than {least:.0f} seconds may still be written to")
         removed, expired = store.collect(age), UploadStore(store).sweep()
     files, size = removed.files + expired.files, removed.bytes + expired.bytes
     out.print(f"Removed {files} files, {size} bytes.", highlight=False)

@@ -27,6 +27,7 @@ MIB = 1024 * 1024
 GIB = 1024 * MIB
 PREFIX = "ACORN_"
 MIN_KEY_CHARACTERS = 32
+MIN_GC_AGE_SECONDS = 600
 
 
 def _setting(
@@ -92,7 +93,7 @@ class Settings(BaseSettings):
         86_400,
         "seconds",
         "Age from which files that no scene needs, left by a crash, are removed.",
-        least=600,
+        least=MIN_GC_AGE_SECONDS,
         most=365 * 86_400,
     )
     gc_interval_seconds: int = _setting(
@@ -283,6 +284,13 @@ class Settings(BaseSettings):
         86_400,
         "seconds",
         "Time after which a resumable upload to which nothing was added is removed.",
+        most=365 * 86_400,
+        refused="it is removed",
+    )
+    upload_start_seconds: int = _setting(
+        600,
+        "seconds",
+        "The same for a resumable upload that nobody has begun to send.",
         most=365 * 86_400,
         refused="it is removed",
     )
@@ -545,6 +553,11 @@ class Settings(BaseSettings):
                 "checkpoint_seconds must be less than job_wall_seconds, or no progress is kept",
             ),
             (
+                self.gc_age_seconds >= self.least_gc_age_seconds,
+                "gc_age_seconds must be at least twice checkpoint_seconds, and twice the time that 1 MiB "
+                "takes at min_body_bytes_per_second, or what is still written to is removed",
+            ),
+            (
                 self.heartbeat_seconds * 3 <= self.lease_seconds,
                 "heartbeat_seconds must be at most a third of lease_seconds, or one late sign of life "
                 "costs a job its worker",
@@ -579,6 +592,12 @@ class Settings(BaseSettings):
                 "frame_ancestors must be sources of a content security policy, separated by spaces",
             ),
         ]
+
+    @property
+    def least_gc_age_seconds(self) -> float:
+        """Age below which a file may still be written to: uploads are written in pieces of 1 MiB."""
+        pause = max(self.checkpoint_seconds, MIB / self.min_body_bytes_per_second)
+        return max(MIN_GC_AGE_SECONDS, 2 * pause)
 
     def environment(self) -> dict[str, str]:
         """These settings as environment variables, for a process started by this one; no secrets."""

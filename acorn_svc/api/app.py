@@ -163,6 +163,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(tus.look_after, app.state.uploads, app.state.intake)
         yield
+        app.state.inspector.stop()
         tasks.cancel_scope.cancel()
     app.state.stopping.set()
     await anyio.to_thread.run_sync(housekeeper.stop)

@@ -108,7 +108,7 @@ DESCRIPTIONS = {
     416: "The range lies outside the file.",
     421: "The service doesn't go by this name.",
     422: "The data cannot be used, or is larger than a limit allows.",
-    429: "This key has as many jobs as it may have.",
+    429: "This key has as many jobs, or unfinished uploads, as it may have.",
     431: "The header is too large.",
     460: "The bytes of this request aren't those of its checksum; none were taken.",
     503: "Too busy; `Retry-After` says when to ask again.",

@@ -12,6 +12,7 @@ import structlog
 from fastapi import Depends, Request
 from sqlalchemy.orm import Session
 
+from acorn_svc.jobs.child import looks_like_field
 from acorn_svc.jobs.inspection import Inspection, Inspector
 from acorn_svc.jobs.queue import JobQueue
 from acorn_svc.store.scenes import Scene, SceneStore, Status
@@ -47,20 +48,30 @@ class Intake:
         return await anyio.to_thread.run_sync(work, limiter=self._checkers)
 
     def admit(
-        self, path: Path, sha256: str, new_scene: NewScene, also: Also = lambda _session, _scene: None
+        self,
+        path: Path,
+        sha256: str,
+        owner: str | None,
+        new_scene: NewScene,
+        also: Also = lambda _session, _scene: None,
     ) -> Scene:
         """Check the file `path` of the spool, whose SHA-256 is given in hexadecimal, and keep it as a scene.
 
-        `new_scene` says what the scene is, from the inspection and the size in bytes; `also` joins the
-        transaction that adds it.
+        `new_scene` says what the scene of `owner` is, from the inspection and the size in bytes; `also`
+        joins the transaction that adds it.
 
         Raises BadInput for a file of which no scene can be made, Unavailable, TooManyRequests and
         InsufficientStorage.
         """
-        scene = new_scene(self._inspector.inspect(path), path.stat().st_size)
+        size = path.stat().st_size
+        # A check is dear: first whether there would be room. A fitted field needs no job.
+        self._store.require_quota(sha256, size)
+        if not looks_like_field(path):
+            self._jobs.require_room(owner)
+        scene = new_scene(self._inspector.inspect(path), size)
         log.info("scene uploaded", scene=scene.id, kind=scene.kind, bytes=scene.bytes_original)
         if scene.status == Status.QUEUED:
-            self._jobs.require_room(scene.owner)
+            self._jobs.require_room(owner)  # others may have come meanwhile
             return self._jobs.accept(scene, path, lambda session: also(session, scene), sha256)
         return self._store.create(scene, path, lambda session: also(session, scene), sha256)
 

@@ -433,7 +433,7 @@ async def create_scene(
         received = await receive(request, path, store, settings, intake)
         options = with_fields(options, received.fields).decided(settings)
         making = partial(new_scene, options, caller.owner)
-        scene = await intake.check(lambda: intake.admit(path, received.sha256, making))
+        scene = await intake.check(lambda: intake.admit(path, received.sha256, caller.owner, making))
     created = await anyio.to_thread.run_sync(show, scene)
     response.headers["Location"] = created.links.self
     return created

@@ -34,7 +34,6 @@ from acorn_svc.api.intake import Intake, IntakeDep
 from acorn_svc.api.scenes import BaseDep, SceneOptions, new_scene, with_fields
 from acorn_svc.api.uploads import announced_bytes, announced_digests, decode_base64, pieces
 from acorn_svc.errors import (
-    AcornError,
     BadInput,
     BadRequest,
     ChecksumMismatch,
@@ -188,8 +187,8 @@ async def begin_upload(
     if has_part or upload.is_complete:
         try:
             upload = await _take(request, checks, upload.id, 0, uploads, intake)
-        except AcornError:
-            # The client doesn't learn where it is, and will begin anew.
+        except Exception:
+            # The client doesn't learn where it is, and will begin anew: also when it has just left.
             await intake.write(partial(uploads.delete, upload.id))
             raise
     # Relative, so that it holds behind every proxy.
@@ -290,8 +289,11 @@ async def tend(uploads: UploadStore, intake: Intake) -> None:
     """Finish uploads that arrived before a crash, or when there was no room for a job; remove old ones."""
     await intake.write(uploads.sweep)
     for upload_id in await intake.write(uploads.left_over):
-        with suppress(BadInput, NotFound, TooManyRequests, Unavailable, InsufficientStorage):
-            await _finish(upload_id, None, uploads, intake)
+        try:
+            with suppress(BadInput, NotFound, TooManyRequests, Unavailable, InsufficientStorage):
+                await _finish(upload_id, None, uploads, intake)
+        except Exception:
+            log.exception("an upload could not be finished", upload=upload_id)
 
 
 async def _take(
@@ -336,7 +338,8 @@ async def _append(request: Request, checks: list[Check], writer: Writer, intake:
 async def _finish(upload_id: str, sha256: str | None, uploads: UploadStore, intake: Intake) -> None:
     def make(upload: Upload, path: FilePath, sha256: str, also: Also) -> None:
         options = SceneOptions.model_validate(upload.options)
-        intake.admit(path, sha256, partial(new_scene, options, upload.owner), also)
+        making = partial(new_scene, options, upload.owner)
+        intake.admit(path, sha256, upload.owner, making, also)
 
     await intake.check(partial(uploads.finish, upload_id, sha256, make))
 

@@ -30,6 +30,7 @@ PIECE_BYTES: Final = 1024 * 1024
 """So much is gathered before it is written: threads are not free."""
 DIGEST_HEADERS: Final = ("content-digest", "repr-digest")
 SHA256: Final = re.compile(r"sha-256\s*=\s*:([^:]*):")
+RequireRoom = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -64,12 +65,12 @@ async def receive(
     await intake.write(partial(store.require_room, announced))
     wanted = announced_digests(request.headers, *DIGEST_HEADERS)
     body = _counted(request, settings.max_upload_bytes)
-    if request.headers.get("content-type", "").lower().startswith(MULTIPART):
-        return await _receive_form(request, body, wanted, path, intake)
 
     def require_room(size: int) -> None:
         store.blobs.require_room(size, settings.min_free_disk_bytes)
 
+    if request.headers.get("content-type", "").lower().startswith(MULTIPART):
+        return await _receive_form(request, body, wanted, path, require_room, intake)
     sha256 = await _write(body, path, require_room, intake)
     _require_digests(wanted, sha256)
     return Received(sha256)
@@ -144,9 +145,7 @@ def _too_many(limit: int) -> TooManyBytes:
     return TooManyBytes(message, limit="max_upload_bytes", value=limit)
 
 
-async def _write(
-    body: AsyncIterator[bytes], path: Path, require_room: Callable[[int], None], intake: Intake
-) -> str:
+async def _write(body: AsyncIterator[bytes], path: Path, require_room: RequireRoom, intake: Intake) -> str:
     """Write `body` to `path`; returns its SHA-256 in hexadecimal."""
     sha256 = hashlib.sha256()
 
@@ -162,10 +161,16 @@ async def _write(
 
 
 async def _receive_form(
-    request: Request, body: AsyncGenerator[bytes, None], wanted: set[str], path: Path, intake: Intake
+    request: Request,
+    body: AsyncGenerator[bytes, None],
+    wanted: set[str],
+    path: Path,
+    require_room: RequireRoom,
+    intake: Intake,
 ) -> Received:
     """Read a form and write its file to `path`; `wanted` are digests of the whole form."""
     whole = hashlib.sha256()
+    body = _with_room_for_two(body, require_room, intake)
     parser = MultiPartParser(
         request.headers,
         _digested(body, whole) if wanted else body,
@@ -182,7 +187,7 @@ async def _receive_form(
         file = form.get("file")
         if not isinstance(file, UploadFile):
             raise BadRequest("The multipart body has no file in a field named `file`.")
-        sha256 = await intake.write(partial(_copy, file, path))
+        sha256 = await intake.write(partial(_copy, file, path, require_room))
         _require_digests(announced_digests(file.headers, *DIGEST_HEADERS), sha256)
         return Received(sha256, {name: value for name, value in form.items() if isinstance(value, str)})
     finally:
@@ -195,11 +200,23 @@ async def _digested(body: AsyncIterator[bytes], whole: hashlib._Hash) -> AsyncGe
         yield chunk
 
 
-def _copy(file: UploadFile, path: Path) -> str:
+async def _with_room_for_two(
+    body: AsyncIterator[bytes], require_room: RequireRoom, intake: Intake
+) -> AsyncGenerator[bytes, None]:
+    """The same bytes, as long as there is room for them and for a copy of all that have come."""
+    come = 0
+    async for piece in pieces(body):
+        come += len(piece)
+        await intake.write(partial(require_room, len(piece) + come))
+        yield piece
+
+
+def _copy(file: UploadFile, path: Path, require_room: RequireRoom) -> str:
     """Write the file of a form to `path`; returns its SHA-256 in hexadecimal."""
     sha256 = hashlib.sha256()
     with path.open("wb") as target:
         while piece := file.file.read(PIECE_BYTES):
+            require_room(len(piece))
             target.write(piece)
             sha256.update(piece)
     return sha256.hexdigest()

@@ -8,6 +8,7 @@ its last one. When the worker dies, its lease runs out and the job is queued aga
 
 from __future__ import annotations
 
+import os
 import queue
 import subprocess
 import threading
@@ -122,14 +123,18 @@ class Watcher:
         child = self._begin(self._request(scene, spool))
         heard = _listen(child)
         try:
-            with self._lease(scene, child):
+            with self._lease(scene, child, spool):
                 return self._follow(child, heard, scene)
         finally:
             end(child, heard=True)
 
-    def _lease(self, scene: Scene, child: Child) -> Lease:
+    def _lease(self, scene: Scene, child: Child, spool: Path) -> Lease:
+        def beat() -> None:
+            self._store.beat(scene.id, scene.run)
+            os.utime(spool)  # or it would look as if somebody had left it in the spool
+
         return Lease(
-            lambda: self._store.beat(scene.id, scene.run),
+            beat,
             child.kill,
             lease_seconds=self._settings.lease_seconds,
             heartbeat_seconds=self._settings.heartbeat_seconds,

@@ -249,6 +249,13 @@ class SceneStore:
         self._require_quota(self.bytes_used() + size)
         self.blobs.require_room(size, self.settings.min_free_disk_bytes)
 
+    def require_quota(self, sha256: str, size: int) -> None:
+        """Raise InsufficientStorage when an original of `size` bytes takes too much; each is kept once."""
+        key = _original_key(sha256)
+        with self.database.read() as session:
+            if session.scalar(select(File.id).where(File.key == key).limit(1)) is None:
+                self._require_quota(_bytes_used(session) + size)
+
     def _require_quota(self, total: int) -> None:
         quota = self.settings.store_quota_bytes
         if total > quota:
@@ -271,7 +278,7 @@ class SceneStore:
         The upload becomes the original, and also the snapshot of a scene that is born with a version.
         It is gone from the spool afterwards. Raises InsufficientStorage when all files take too much.
         """
-        key, size = f"originals/{sha256 or _digest(upload)}", upload.stat().st_size
+        key, size = _original_key(sha256 or _digest(upload)), upload.stat().st_size
         roles = [Role.ORIGINAL, Role.SNAPSHOT] if scene.version else [Role.ORIGINAL]
         files = [File(scene_id=scene.id, role=role, key=key, bytes=size) for role in roles]
         with self._publishing({key: upload}) as session:
@@ -451,6 +458,10 @@ def _new_file(scene_id: str, role: Role, source: Path) -> File:
     """The row of a file that nobody else could publish by the same name."""
     key = f"{role}s/{scene_id}-{secrets.token_hex(8)}"
     return File(scene_id=scene_id, role=role, key=key, bytes=source.stat().st_size)
+
+
+def _original_key(sha256: str) -> str:
+    return f"originals/{sha256}"
 
 
 def _digest(path: Path) -> str:

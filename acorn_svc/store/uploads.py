@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, and_, delete, func, select
+from sqlalchemy import ColumnElement, and_, delete, func, or_, select
 from sqlalchemy.orm import Session
 
 from acorn_svc.errors import (
@@ -31,6 +31,7 @@ from acorn_svc.errors import (
     DigestMismatch,
     InsufficientStorage,
     NotFound,
+    TooManyRequests,
     Unavailable,
     WrongOffset,
 )
@@ -43,6 +44,8 @@ __all__ = ["Upload", "UploadStore", "Writer"]
 KEEP_BYTES: Final = 4 * 1024 * 1024
 """Often enough that, with what is on its way meanwhile, a crash costs 8 MiB at most."""
 TOO_MANY_SECONDS: Final = 60
+OWNERS: Final = 4
+"""One owner may take this part of what unfinished uploads may take together."""
 STEP_SECONDS: Final = 2
 LOOK_SECONDS: Final = 0.02
 
@@ -72,14 +75,15 @@ class UploadStore:
     ) -> Upload:
         """A new upload of `length` bytes; `digest` is the SHA-256 that it is to have, in hexadecimal.
 
-        Raises Unavailable or InsufficientStorage when there are too many, or no room is left.
+        Raises TooManyRequests when too much is the `owner`'s, and Unavailable or InsufficientStorage when
+        there are too many, or no room is left.
         """
         upload = Upload(
             id=new_id(), length=length, labels=labels, options=options, digest=digest, owner=owner
         )
         self._scenes.require_room(length)
         with self._database.write() as session:
-            self._require_room(session, length)
+            self._require_room(session, length, owner)
             session.add(upload)
         return upload
 
@@ -89,8 +93,12 @@ class UploadStore:
             return self._require(session, upload_id)
 
     def expires_at(self, upload: Upload) -> datetime:
-        """When the upload is forgotten unless more of it arrives."""
-        return upload.updated_at + timedelta(seconds=self._settings.upload_ttl_seconds)
+        """When the upload is forgotten unless more arrives; soon, if nobody has begun to send it."""
+        settings = self._settings
+        seconds = settings.upload_ttl_seconds
+        if upload.turn == 0:
+            seconds = min(seconds, settings.upload_start_seconds)
+        return upload.updated_at + timedelta(seconds=seconds)
 
     def delete(self, upload_id: str) -> None:
         """Forget the upload and remove its bytes; a scene that came of it stays. Raises NotFound."""
@@ -146,7 +154,7 @@ class UploadStore:
         # Files first: a row is there before its file is.
         found = dict(self._files())
         with self._database.write() as session:
-            session.execute(delete(Upload).where(Upload.updated_at < self._oldest()))
+            session.execute(delete(Upload).where(~self._current()))
             newest = select(Upload.id).where(~_unfinished()).order_by(Upload.updated_at.desc())
             surplus = session.scalars(newest.offset(self._settings.max_unfinished_uploads)).all()
             session.execute(delete(Upload).where(Upload.id.in_(surplus)))
@@ -175,10 +183,10 @@ class UploadStore:
     def _path(self, upload_id: str) -> Path:
         return self._folder / upload_id
 
-    def _open(self, upload_id: str) -> int:
+    def _open(self, upload_id: str, access: int = os.O_RDWR) -> int:
         path = self._path(upload_id)
         is_new = not path.exists()
-        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        file = os.open(path, access | os.O_CREAT, 0o644)
         if is_new:
             synchronise(self._folder)
         return file
@@ -189,8 +197,13 @@ class UploadStore:
             with suppress(FileNotFoundError):
                 yield path.name, path.stat().st_size
 
-    def _oldest(self) -> datetime:
-        return now() - timedelta(seconds=self._settings.upload_ttl_seconds)
+    def _current(self) -> ColumnElement[bool]:
+        """Uploads that have not expired, as `expires_at` has it."""
+        settings, time = self._settings, now()
+        oldest = time - timedelta(seconds=settings.upload_ttl_seconds)
+        oldest_unsent = time - timedelta(seconds=settings.upload_start_seconds)
+        was_sent = or_(Upload.turn > 0, Upload.updated_at >= oldest_unsent)
+        return and_(Upload.updated_at >= oldest, was_sent)
 
     def _require(self, session: Session, upload_id: str) -> Upload:
         # Its bytes go when it is finished, and that may be just between a look at its row and one at them.
@@ -201,7 +214,7 @@ class UploadStore:
 
     def _find(self, session: Session, upload_id: str) -> Upload | None:
         upload = session.get(Upload, upload_id, populate_existing=True)
-        if upload is None or upload.updated_at < self._oldest() or not self._has_bytes(upload):
+        if upload is None or self.expires_at(upload) < now() or not self._has_bytes(upload):
             return None
         return upload
 
@@ -214,12 +227,16 @@ class UploadStore:
         except FileNotFoundError:
             return False
 
-    def _require_room(self, session: Session, length: int) -> None:
+    def _require_room(self, session: Session, length: int, owner: str | None) -> None:
         """Raise unless another `length` bytes may be promised room; what others still lack counts."""
         settings = self._settings
-        sums = select(func.count(), func.sum(Upload.length), func.sum(Upload.length - Upload.received))
-        query = sums.where(_unfinished(), Upload.updated_at >= self._oldest())
-        count, promised, missing = session.execute(query).one()
+        missing = func.coalesce(func.sum(Upload.length - Upload.received), 0)
+        sums = select(func.count(), func.coalesce(func.sum(Upload.length), 0), missing)
+        query = sums.where(_unfinished(), self._current())
+        if owner is not None:
+            count, promised, _ = session.execute(query.where(Upload.owner == owner)).one()
+            self._require_share(count, promised + length)
+        count, promised, missing_bytes = session.execute(query).one()
         if count >= settings.max_unfinished_uploads:
             raise Unavailable(
                 "Too many uploads are not finished; try again later.",
@@ -227,18 +244,37 @@ class UploadStore:
                 limit="max_unfinished_uploads",
                 value=settings.max_unfinished_uploads,
             )
-        if (promised or 0) + length > settings.max_unfinished_bytes:
+        if promised + length > settings.max_unfinished_bytes:
             raise InsufficientStorage(
                 "Uploads that are not finished take too much room together.",
                 limit="max_unfinished_bytes",
                 value=settings.max_unfinished_bytes,
             )
-        self._blobs.require_room((missing or 0) + length, settings.min_free_disk_bytes)
+        self._blobs.require_room(missing_bytes + length, settings.min_free_disk_bytes)
+
+    def _require_share(self, count: int, promised: int) -> None:
+        """Raise TooManyRequests when `count` uploads of one owner, or `promised` bytes, are too many."""
+        settings = self._settings
+        most = max(settings.max_unfinished_uploads // OWNERS, 1)
+        if count >= most:
+            raise TooManyRequests(
+                f"{most} uploads of yours are not finished; finish one of them first.",
+                limit="max_unfinished_uploads",
+                value=most,
+            )
+        most = max(settings.max_unfinished_bytes // OWNERS, settings.max_upload_bytes)
+        if promised > most:
+            raise TooManyRequests(
+                f"Uploads of yours that are not finished may take {most} bytes; finish one of them first.",
+                limit="max_unfinished_bytes",
+                value=most,
+            )
 
     @contextmanager
     def _alone(self, upload_id: str) -> Iterator[None]:
         """Hold the lock of the upload's file; raises Unavailable when another request has it."""
-        file = self._open(upload_id)
+        # Only to read: what was published once may not be written any more, even if no scene came of it.
+        file = self._open(upload_id, os.O_RDONLY)
         try:
             _lock_soon(file)
             yield

@@ -5,12 +5,15 @@ from __future__ import annotations
 import base64
 import errno
 import hashlib
-from collections.abc import Iterator, Sequence
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from email.utils import parsedate_to_datetime
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import anyio
 import numpy as np
@@ -18,7 +21,8 @@ import pytest
 from conftest import Gallery
 from fastapi.testclient import TestClient
 from PIL import Image
-from sqlalchemy import delete
+from sqlalchemy import delete, select
+from structlog.testing import capture_logs
 from tus_client import PART, TUS, Tus, address, labels
 
 from acorn_svc.api import tus
@@ -390,12 +394,83 @@ def test_an_upload_that_found_no_place_in_the_queue_is_finished_later(
 
 def test_a_first_part_that_fails_leaves_nothing(own: Tus, monkeypatch: pytest.MonkeyPatch) -> None:
     content = picture()
-    monkeypatch.setattr(app_state(own).jobs, "_limit", 0)
-    assert own.begin(len(content), content).status_code == 503
+    with monkeypatch.context() as patched:
+        patched.setattr(app_state(own).jobs, "_limit", 0)
+        assert own.begin(len(content), content).status_code == 503
     assert own.begin(5, b"wrong").status_code == 415
     assert own.begin(5, b"wrong", Upload_Checksum=f"sha1 {in_base64(bytes(20))}").status_code == 460
     assert files_of(own) == []
     assert list(app_state(own).uploads.left_over()) == []
+
+
+def test_a_first_part_that_breaks_off_leaves_nothing(live_gallery: Gallery) -> None:
+    def has_uploads() -> bool:
+        with live_gallery.store.database.read() as session:
+            return session.scalars(select(Upload.id).where(Upload.length == 1001)).first() is not None
+
+    url = urlsplit(str(live_gallery.client.base_url))
+    lines = [f"{name}: {value}" for name, value in {**PART, "Host": "x", "Upload-Length": 1001}.items()]
+    head = "\r\n".join(["POST /uploads HTTP/1.1", *lines, "Content-Length: 1001"])
+    with socket.create_connection((url.hostname, url.port)) as connection:
+        connection.sendall(f"{head}\r\n\r\nthe first of them".encode())
+        wait_for(has_uploads)
+    wait_for(lambda: not has_uploads())
+
+
+def test_what_finds_no_place_is_not_even_checked(own: Tus, monkeypatch: pytest.MonkeyPatch) -> None:
+    state, content = app_state(own), picture()
+    checked: list[str] = []
+
+    def inspect(_inspector: Inspector, path: Path) -> Inspection:
+        checked.append(path.read_bytes()[8:9].decode(errors="replace"))
+        raise UnsupportedMedia("seen")
+
+    monkeypatch.setattr(Inspector, "inspect", inspect)
+    path = own.new(len(content))
+    with monkeypatch.context() as patched:
+        patched.setattr(state.jobs, "_limit", 0)
+        assert own.append(path, 0, content).status_code == 503
+        assert own.client.post("/scenes", content=content).status_code == 503
+        assert checked == []
+        field = (16).to_bytes(8, "little") + b"{fitted already}"
+        assert own.client.post("/scenes", content=field).status_code == 415
+        assert checked == ["{"], "what needs no job is checked"
+    with monkeypatch.context() as patched:
+        patched.setattr(state.store, "bytes_used", lambda: 0)
+        patched.setattr("acorn_svc.store.scenes._bytes_used", lambda _session: 1 << 60)
+        refused = own.client.post("/scenes", content=field)
+        assert (refused.status_code, refused.json()["error"]["limit"]) == (507, "store_quota_bytes")
+    assert checked == ["{"]
+
+
+def test_one_bad_upload_does_not_stop_the_others(own: Tus, monkeypatch: pytest.MonkeyPatch) -> None:
+    state, contents = app_state(own), [picture(1), picture(2)]
+    paths = [own.new(len(content)) for content in contents]
+    finish = UploadStore.finish
+
+    def broken(store: UploadStore, upload_id: str, *rest: Any) -> Upload:
+        if paths[0].endswith(upload_id):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return finish(store, upload_id, *rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(state.jobs, "_limit", 0)
+        for path, content in zip(paths, contents, strict=True):
+            assert own.append(path, 0, content).status_code == 503
+    monkeypatch.setattr(UploadStore, "finish", broken)
+    with capture_logs() as logs:
+        anyio.run(tus.tend, state.uploads, state.intake)
+    assert [own.outcome(path)["status"] for path in paths] == ["checking", "done"]
+    assert [log["event"] for log in logs if log["log_level"] == "error"] == [
+        "an upload could not be finished"
+    ]
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 def test_a_scene_and_the_end_of_its_upload_are_one_step(own: Tus, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ import pytest
 from conftest import Gallery
 from test_scenes import image_bytes
 
-from acorn_svc.settings import Settings
+from acorn_svc.settings import MIB, Settings
 
 PATIENCE_SECONDS = 60
 
@@ -76,6 +76,22 @@ def test_room_is_looked_for_while_bytes_arrive(gallery: Gallery, monkeypatch: py
     monkeypatch.setattr("shutil.disk_usage", lambda _path: usage)
     answer = gallery.client.post("/scenes", content=iter([b"no length is announced"]))
     assert (answer.status_code, answer.json()["error"]["limit"]) == (507, "min_free_disk_bytes")
+    assert spool_of(gallery) == []
+
+
+@pytest.mark.parametrize(("asked", "left"), [(2, 2 * MIB), (3, MIB - 1), (4, 0)])
+def test_a_form_needs_room_for_two(
+    gallery: Gallery, monkeypatch: pytest.MonkeyPatch, asked: int, left: int
+) -> None:
+    """Room is looked for at the start, for what has come and its copy, and for both pieces of the copy."""
+    least = Settings().min_free_disk_bytes
+    free = iter([*(asked - 1) * [least + 8 * MIB], least + left])
+    usage = type("Usage", (), {"free": property(lambda _self: next(free))})()
+    monkeypatch.setattr("shutil.disk_usage", lambda _path: usage)
+    body, kind = form(bytes(MIB + 1000))
+    answer = gallery.client.post("/scenes", content=iter([body]), headers=kind)
+    assert (answer.status_code, answer.json()["error"]["limit"]) == (507, "min_free_disk_bytes")
+    assert next(free, None) is None
     assert spool_of(gallery) == []
 
 

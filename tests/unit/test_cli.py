@@ -342,6 +342,9 @@ def test_a_backup_comes_back(run: Run, tmp_path: Path) -> None:
     assert (code, "there is no data folder" in err) == (2, True)
     data.mkdir()
     assert run("gc", "--data", data)[:2] == (0, "Removed 0 files, 0 bytes.\n")
+    assert run("gc", "--older-than", "0.57", "--data", data)[0] == 0
+    code, _, err = run("gc", "--older-than", "0.56", "--data", data)
+    assert (code, "2048 seconds" in err) == (2, True)
     code, out, _ = run("backup", backup, "--data", data)
     assert (code, ": 0 scenes, 0 files, " in out) == (0, True)
     assert run("restore", backup, "--data", tmp_path / "again")[0] == 0

@@ -1,0 +1,102 @@
+"""Uploads in parts: what only the store knows of them, without a server."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from acorn_svc.errors import NotFound, TooManyRequests
+from acorn_svc.settings import MIB, Settings
+from acorn_svc.store import database, uploads
+from acorn_svc.store.scenes import SceneStore
+from acorn_svc.store.uploads import UploadStore
+
+FINISH_TWICE = """
+import os, tempfile
+from pathlib import Path
+from acorn_svc.settings import Settings
+from acorn_svc.store.scenes import SceneStore
+from acorn_svc.store.uploads import UploadStore
+
+if os.geteuid() == 0:  # who may write to every file
+    os.setgid(65534), os.setuid(65534)
+with tempfile.TemporaryDirectory() as folder:
+    store = SceneStore(Settings(data=Path(folder)))
+    uploads = UploadStore(store)
+    upload = uploads.create(5, "", {}, None)
+    writer = uploads.take_over(upload.id, 0)
+    writer.write(b"bytes"), writer.keep(), writer.close()
+
+    def publish(upload, file, sha256, also):
+        store.blobs.publish(file, f"originals/{sha256}")
+        raise ConnectionError("the database is gone")
+
+    def look(upload, file, sha256, also):
+        print(file.read_text())
+
+    for make in (publish, look):
+        try:
+            uploads.finish(upload.id, None, make)
+        except ConnectionError as error:
+            print(error)
+    store.close()
+"""
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[UploadStore]:
+    settings = Settings(
+        data=tmp_path, max_upload_bytes=MIB, max_unfinished_bytes=8 * MIB, max_unfinished_uploads=16
+    )
+    scenes = SceneStore(settings)
+    yield UploadStore(scenes)
+    scenes.close()
+
+
+def begin(store: UploadStore, length: int, owner: str | None = None) -> str:
+    return store.create(length, "", {}, None, owner).id
+
+
+def test_whoever_may_not_write_to_published_files_can_finish_again() -> None:
+    done = subprocess.run([sys.executable, "-c", FINISH_TWICE], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.returncode) == ("the database is gone\nbytes\n", 0), done.stderr
+
+
+def test_what_nobody_begins_to_send_is_soon_forgotten(
+    store: UploadStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unsent = [begin(store, MIB) for _ in range(7)]
+    sent = begin(store, MIB)
+    store.take_over(sent, 0).close()
+    later = database.now() + timedelta(minutes=11)
+    monkeypatch.setattr(uploads, "now", lambda: later)
+    for upload_id in unsent:
+        with pytest.raises(NotFound):
+            store.get(upload_id)
+    for _ in range(7):
+        begin(store, MIB)
+    store.sweep()
+    assert store.expires_at(store.get(sent)) > later
+
+
+def test_one_owner_takes_a_quarter_of_the_bytes(store: UploadStore) -> None:
+    begin(store, MIB, "key:a"), begin(store, MIB, "key:a")
+    with pytest.raises(TooManyRequests) as caught:
+        begin(store, 1, "key:a")
+    assert (caught.value.limit, caught.value.value) == ("max_unfinished_bytes", 2 * MIB)
+    begin(store, MIB, "key:b"), begin(store, MIB)
+
+
+def test_one_owner_takes_a_quarter_of_the_places(store: UploadStore) -> None:
+    for _ in range(4):
+        begin(store, 1, "key:a")
+    with pytest.raises(TooManyRequests) as caught:
+        begin(store, 1, "key:a")
+    assert (caught.value.limit, caught.value.value) == ("max_unfinished_uploads", 4)
+    for _ in range(5):
+        begin(store, 1)
