@@ -43,7 +43,7 @@ async def get_session(caller: CallerDep, callers: CallersDep, response: Response
     return await _session(caller, callers)
 
 
-@router.post("/session", summary="Sign in", responses=documented(401, 403, 413, 422))
+@router.post("/session", summary="Sign in", responses=documented(400, 401, 403, 413, 422))
 async def sign_in(wanted: SignIn, request: Request, response: Response, callers: CallersDep) -> Session:
     """A cookie for a key. It is for browsers; other programs send the key with each request."""
     caller, text, seconds = await callers.new_session(wanted.key.get_secret_value())
