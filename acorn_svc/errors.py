@@ -52,6 +52,10 @@ class AcornError(Exception):
         self.limit = limit
         self.value = value
 
+    def to_json(self) -> dict[str, str | float | None]:
+        """What is told of the error: `code`, `message`, `limit` and `value`."""
+        return {"code": self.code, "message": self.message, "limit": self.limit, "value": self.value}
+
 
 class BadInput(AcornError):
     """The caller's data or request is unusable."""

@@ -22,7 +22,6 @@ from typing import Annotated, Any, Final, cast
 import anyio.to_thread
 from fastapi import Depends, Request
 from sqlalchemy.exc import OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.requests import HTTPConnection
 from starlette.types import Scope as Connection
 
@@ -126,7 +125,7 @@ class KeyRing:
             return known[1]
         try:
             found = await anyio.to_thread.run_sync(look_up)
-        except (OperationalError, PoolTimeout):
+        except OperationalError:
             raise Unavailable(
                 "The database is busy or cannot be reached; try again.", retry_after=1
             ) from None
@@ -201,16 +200,11 @@ class Callers:
 
     async def by_key(self, text: str) -> Caller:
         """Whoever has the key `text`; raises Unauthenticated."""
-        key = await self.ring.find(text)
-        if key is None:
-            raise Unauthenticated("This key isn't known, or has expired or been revoked.")
-        return _of_key(key)
+        return _of_key(await self._key(text))
 
     async def new_session(self, text: str) -> tuple[Caller, str, int]:
         """Whoever has the key `text`, a signed text that stands for them, and for how many seconds."""
-        key = await self.ring.find(text)
-        if key is None:
-            raise Unauthenticated("This key isn't known, or has expired or been revoked.")
+        key = await self._key(text)
         seconds = self._session_seconds
         if key.expires_at is not None:
             seconds = min(seconds, int((key.expires_at - datetime.now(UTC)).total_seconds()))
@@ -226,6 +220,12 @@ class Callers:
                 value=self._max_link_seconds,
             )
         return signing.sign(await self.ring.signing_secret(), "link", scene_id, seconds)
+
+    async def _key(self, text: str) -> Key:
+        key = await self.ring.find(text)
+        if key is None:
+            raise Unauthenticated("This key isn't known, or has expired or been revoked.")
+        return key
 
     async def _by_link(self, token: str) -> Caller:
         signed = signing.parse(token)

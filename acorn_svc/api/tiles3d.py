@@ -10,7 +10,7 @@ import json
 from typing import Annotated, Final
 from weakref import WeakKeyDictionary
 
-from fastapi import APIRouter, Path, Request, Response
+from fastapi import APIRouter, Depends, Path, Request, Response
 
 from acorn_svc.api.caching import allowed
 from acorn_svc.api.dependencies import SceneName
@@ -34,6 +34,13 @@ MOST: Final = 1 << 30
 Level = Annotated[int, Path(ge=0, le=MOST, description="0 is the root; each level halves the sides.")]
 Position = Annotated[int, Path(ge=0, le=MOST, description="In tiles of the level.")]
 
+
+async def get_tile(level: Level, x: Position, y: Position, z: Position) -> Tile:
+    """The tile that an address names."""
+    return Tile(level, x, y, z)
+
+
+TileDep = Annotated[Tile, Depends(get_tile)]
 router = APIRouter(tags=["3D Tiles"])
 _existing: WeakKeyDictionary[ShapeField, list[BoolArray]] = WeakKeyDictionary()
 
@@ -69,18 +76,9 @@ async def tileset(id: SceneName, request: Request, renderer: RendererDep) -> Res
     response_class=Response,
     responses={200: {"content": {SUBTREE: {}}}, **documented(400, 404, 503)},
 )
-async def subtree(
-    id: SceneName,
-    level: Level,
-    x: Position,
-    y: Position,
-    z: Position,
-    request: Request,
-    renderer: RendererDep,
-) -> Response:
+async def subtree(id: SceneName, root: TileDep, request: Request, renderer: RendererDep) -> Response:
     """A binary subtree: availability of the tiles of some levels, in Morton order."""
     view = await _shape(id, renderer)
-    root = Tile(level, x, y, z)
 
     def work(opened: Opened) -> bytes:
         tiles = tiles_of(opened.field)
@@ -98,21 +96,12 @@ async def subtree(
     response_class=Response,
     responses={200: {"content": {GLB: {}}}, **documented(400, 404, 503)},
 )
-async def content(
-    id: SceneName,
-    level: Level,
-    x: Position,
-    y: Position,
-    z: Position,
-    request: Request,
-    renderer: RendererDep,
-) -> Response:
+async def content(id: SceneName, tile: TileDep, request: Request, renderer: RendererDep) -> Response:
     """The surface within a tile, with normals and, if the shape has any, colours.
 
     Its open edges have skirts, so that there are no cracks where tiles of two levels meet.
     """
     view = await _shape(id, renderer)
-    tile = Tile(level, x, y, z)
 
     def work(opened: Opened) -> bytes:
         tiles = tiles_of(opened.field)

@@ -32,7 +32,7 @@ from acorn_svc.api.dependencies import SettingsDep, UploadsDep
 from acorn_svc.api.errors import ErrorDetail, documented
 from acorn_svc.api.intake import Intake, IntakeDep
 from acorn_svc.api.scenes import BaseDep, SceneOptions, new_scene, with_fields
-from acorn_svc.api.uploads import announced_bytes, announced_digests, decode_base64, pieces
+from acorn_svc.api.uploads import announced_bytes, announced_digests, decode_base64, pieces, too_many_bytes
 from acorn_svc.errors import (
     BadInput,
     BadRequest,
@@ -40,7 +40,6 @@ from acorn_svc.errors import (
     Conflict,
     InsufficientStorage,
     NotFound,
-    TooManyBytes,
     TooManyRequests,
     Unavailable,
     UnsupportedMedia,
@@ -174,7 +173,7 @@ async def begin_upload(
     """
     most = settings.max_upload_bytes
     if upload_length > most:
-        raise TooManyBytes(f"The upload is larger than {most} bytes.", limit="max_upload_bytes", value=most)
+        raise too_many_bytes(most)
     options = _options_in(upload_metadata).decided(settings).model_dump(exclude_unset=True)
     digest = next(iter(announced_digests(request.headers, "repr-digest")), None)
     checks = _checks(request, upload_checksum)

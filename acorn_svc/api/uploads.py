@@ -61,7 +61,7 @@ async def receive(
     """
     announced = announced_bytes(request)
     if announced > settings.max_upload_bytes:
-        raise _too_many(settings.max_upload_bytes)
+        raise too_many_bytes(settings.max_upload_bytes)
     await intake.write(partial(store.require_room, announced))
     wanted = announced_digests(request.headers, *DIGEST_HEADERS)
     body = _counted(request, settings.max_upload_bytes)
@@ -136,11 +136,12 @@ async def _counted(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
     async for chunk in request.stream():
         count += len(chunk)
         if count > limit:
-            raise _too_many(limit)
+            raise too_many_bytes(limit)
         yield chunk
 
 
-def _too_many(limit: int) -> TooManyBytes:
+def too_many_bytes(limit: int) -> TooManyBytes:
+    """The error that an upload has more bytes than `max_upload_bytes` allows."""
     message = f"The upload is larger than {limit} bytes."
     return TooManyBytes(message, limit="max_upload_bytes", value=limit)
 

@@ -326,9 +326,7 @@ def _is_gpu_fault(error: Exception) -> bool:
 
 def _error(error: Exception, limit: str, value: int) -> Message:
     """The error as a message; `limit` is what bounds the memory. What isn't foreseen is raised."""
-    known = _foreseen(error, limit, value)
-    told = {"code": known.code, "message": known.message}
-    return {"error": {**told, "limit": known.limit, "value": known.value}}
+    return {"error": _foreseen(error, limit, value).to_json()}
 
 
 def _foreseen(error: Exception, limit: str, value: int) -> AcornError:

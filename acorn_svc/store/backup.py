@@ -34,6 +34,7 @@ from sqlalchemy.orm import Session
 from acorn_svc.errors import BadInput, Conflict
 from acorn_svc.settings import Settings
 from acorn_svc.store.audit import AuditEntry
+from acorn_svc.store.blobs import synchronise
 from acorn_svc.store.database import Base, File, ProgressEvent, Scene, SqliteDatabase
 from acorn_svc.store.keys import Key, Secret
 from acorn_svc.store.scenes import SceneStore
@@ -84,7 +85,7 @@ def write_backup(store: SceneStore, destination: Path) -> Backup:
     with _new_archive(part, destination.suffix) as archive:
         copied = _Copying(store, archive, destination.parent).run()
     part.rename(destination)
-    _synchronise(destination.parent)
+    synchronise(destination.parent)
     return copied
 
 
@@ -224,7 +225,7 @@ class FolderArchive(Archive):
     def close(self) -> None:
         """See Archive."""
         for parent, _, _ in os.walk(self._folder):
-            _synchronise(Path(parent))
+            synchronise(Path(parent))
 
 
 class TarArchive(Archive):
@@ -254,7 +255,7 @@ class TarArchive(Archive):
     def close(self) -> None:
         """See Archive."""
         self._tar.close()
-        _synchronise(self._path)
+        synchronise(self._path)
 
 
 @contextmanager
@@ -382,11 +383,3 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def _synchronise(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -7,6 +7,7 @@ same key cannot harm each other, and nobody ever overwrites what another one has
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import shutil
@@ -221,6 +222,12 @@ def _answering() -> Iterator[None]:
 def _last_written(path: Path) -> float:
     inside = path.rglob("*") if path.is_dir() else ()
     return max(float(one.stat().st_mtime) for one in (path, *inside))
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def synchronise(path: Path) -> None:

@@ -19,8 +19,8 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from acorn_svc.errors import Conflict, LimitExceeded, NotFound
 from acorn_svc.store.database import Base, Database, enumerated, now
+from acorn_svc.store.scenes import ALPHABET
 
-ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"
 ID_CHARACTERS: Final = 12
 SECRET_CHARACTERS: Final = 52
 SECRET_BYTES: Final = 32

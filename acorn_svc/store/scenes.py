@@ -14,7 +14,6 @@ An uploaded `.acorn` is at once the original and a snapshot.
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 import shutil
 import time
@@ -30,7 +29,7 @@ from sqlalchemy.orm import Session
 
 from acorn_svc.errors import Conflict, InsufficientStorage, NotFound
 from acorn_svc.settings import Settings
-from acorn_svc.store.blobs import Blobs, FolderBlobs, RemoteBlobs
+from acorn_svc.store.blobs import Blobs, FolderBlobs, RemoteBlobs, sha256_of
 from acorn_svc.store.database import (
     File,
     ProgressEvent,
@@ -278,7 +277,7 @@ class SceneStore:
         The upload becomes the original, and also the snapshot of a scene that is born with a version.
         It is gone from the spool afterwards. Raises InsufficientStorage when all files take too much.
         """
-        key, size = _original_key(sha256 or _digest(upload)), upload.stat().st_size
+        key, size = _original_key(sha256 or sha256_of(upload)), upload.stat().st_size
         roles = [Role.ORIGINAL, Role.SNAPSHOT] if scene.version else [Role.ORIGINAL]
         files = [File(scene_id=scene.id, role=role, key=key, bytes=size) for role in roles]
         with self._publishing({key: upload}) as session:
@@ -462,11 +461,6 @@ def _new_file(scene_id: str, role: Role, source: Path) -> File:
 
 def _original_key(sha256: str) -> str:
     return f"originals/{sha256}"
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _forget_outdated(session: Session, scene: Scene) -> list[str]:

@@ -35,7 +35,7 @@ from acorn_svc.errors import (
     Unavailable,
     WrongOffset,
 )
-from acorn_svc.store.blobs import synchronise
+from acorn_svc.store.blobs import sha256_of, synchronise
 from acorn_svc.store.database import Scene, Upload, now
 from acorn_svc.store.scenes import Collected, SceneStore, new_id
 
@@ -292,7 +292,7 @@ class UploadStore:
 
     def _make(self, upload: Upload, sha256: str | None, make: Make) -> None:
         path = self._path(upload.id)
-        sha256 = sha256 or _sha256(path)
+        sha256 = sha256 or sha256_of(path)
         if upload.digest not in (None, sha256):
             raise DigestMismatch("The upload doesn't have the digest that was announced.")
         # Another name for the same file: it may be moved, and the upload is still there after a crash.
@@ -312,12 +312,7 @@ class UploadStore:
         with self._database.write() as session:
             upload = self._require(session, upload_id)
             upload.updated_at = now()
-            upload.error = {
-                "code": error.code,
-                "message": error.message,
-                "limit": error.limit,
-                "value": error.value,
-            }
+            upload.error = error.to_json()
 
     def _remove_if_done(self, upload_id: str) -> None:
         with self._database.read() as session:
@@ -418,8 +413,3 @@ def _write_all(file: int, piece: bytes, position: int) -> None:
     while rest:
         written = os.pwrite(file, rest, position)
         rest, position = rest[written:], position + written
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
