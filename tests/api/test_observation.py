@@ -178,9 +178,10 @@ def test_not_ready_without_database_or_files(service: Gallery, monkeypatch: pyte
 
 @pytest.fixture
 def own_logging() -> Iterator[None]:
-    """Puts back what `configure` changes for the whole process."""
-    loggers = [logging.getLogger(name) for name in (None, logs.QUEUE)]
+    """As in a new process; puts back what `configure` changes. Servers of other tests leave levels behind."""
+    loggers = [logging.getLogger(name) for name in (None, logs.QUEUE, "uvicorn.error")]
     kept = [(logger, logger.handlers, logger.level, logger.propagate) for logger in loggers]
+    loggers[-1].setLevel(logging.NOTSET)
     yield
     structlog.reset_defaults()
     for logger, logger.handlers, level, logger.propagate in kept:

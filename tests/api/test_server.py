@@ -25,7 +25,8 @@ def test_a_network_of_ipv6_counts_as_one_address() -> None:
 
 def test_whoever_leaves_makes_room_for_another_of_the_same_address(tmp_path: Path) -> None:
     settings = Settings.model_validate({"data": tmp_path, **LIMITS})
-    admission = Admission(settings, create_app(settings).state.renderer)
+    state = create_app(settings).state
+    admission = Admission(settings, state.renderer, state.metrics)
     for address in ("a", "a", "b"):
         admission.enter(address)
     with pytest.raises(Unavailable) as caught:
