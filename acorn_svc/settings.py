@@ -486,6 +486,14 @@ class Settings(BaseSettings):
     render_wait_seconds: int = _setting(
         20, "seconds", "Time a render may wait before it is answered 503.", most=600, refused=BUSY
     )
+    crowd_wait_seconds: float = _setting(
+        0.05,
+        "seconds",
+        "Wait in a crowd: once the queue was full, it is kept this short until nobody waits.",
+        least=0.001,
+        most=600,
+        refused=BUSY,
+    )
     render_seconds: float = _setting(
         60.0,
         "seconds",

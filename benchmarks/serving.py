@@ -165,8 +165,9 @@ def _model(seconds: float) -> bytes:
 
 def tiles(scene: str) -> Iterator[str]:
     """Paths of tiles at full size, each of them another one."""
-    places = itertools.product(range(TILE), range(TILE))
-    return (f"/iiif/{scene}/{x},{y},{TILE},{TILE}/{TILE},/0/default.jpg" for y, x in places)
+    sides = range(TILE, TILE // 2, -1)
+    places = itertools.product(sides, range(TILE), range(TILE))
+    return (f"/iiif/{scene}/{x},{y},{side},{side}/{side},/0/default.jpg" for side, y, x in places)
 
 
 def requests(get: Get, scene: str, count: int, clock: Clock = time.perf_counter) -> Iterator[Measurement]:

@@ -10,14 +10,13 @@ thread cannot be ended from outside, but asks `GoOn` between its parts.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Hashable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Final, Generic, TypeVar, cast
 
-import anyio
 from fastapi import Request
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
@@ -27,6 +26,9 @@ from acorn_svc.errors import Unavailable
 
 T = TypeVar("T")
 
+MEAN_OF: Final = 32  # times, the recent ones more than those before
+SHORTEST_SECONDS: Final = 1e-6
+
 
 class GoOn:
     """What work asks between its parts, by calling it: whether to go on."""
@@ -34,8 +36,12 @@ class GoOn:
     def __init__(self, seconds: float, limit: str) -> None:
         self._seconds = seconds
         self._limit = limit
-        self._end = time.monotonic() + seconds
+        self._end = math.inf
         self._stopped = False
+
+    def begin(self) -> None:
+        """The work begins, and may take its time from now on."""
+        self._end = time.monotonic() + self._seconds
 
     def stop(self) -> None:
         """Nobody waits for the work any more."""
@@ -53,12 +59,26 @@ class Gate:
     """Lets `width` pieces of work go on at the same time and `queue` more wait, for `patience` seconds.
 
     Each may take `seconds`; `limit` is the name of that setting. `tally` counts what works and has worked.
+
+    A crowd begins when the queue is full and ends when nobody waits. A full queue helps nobody then: as many
+    are served when only so many wait as are through in `crowd_patience` seconds, and all of them sooner.
     """
 
-    def __init__(self, width: int, queue: int, patience: float, seconds: float, limit: str) -> None:
-        self._places = anyio.Semaphore(width)
-        # Exactly as many threads as places: work that has a place starts at once.
+    def __init__(
+        self,
+        width: int,
+        queue: int,
+        patience: float,
+        seconds: float,
+        limit: str,
+        crowd_patience: float = math.inf,
+    ) -> None:
+        # Its own queue holds what waits: a thread goes on at once, also while the event loop is busy.
         self._threads = ThreadPoolExecutor(width, thread_name_prefix=limit)
+        self._waiting: set[object] = set()
+        self._crowded = False
+        self._crowd_patience = crowd_patience
+        self._mean = 0.0  # seconds that work took lately
         self._width = width
         self._queue = queue
         self._patience = patience
@@ -68,70 +88,96 @@ class Gate:
 
     @property
     def waiting(self) -> int:
-        """How many wait for a place."""
-        return self._places.statistics().tasks_waiting
+        """How many wait for a thread."""
+        return len(self._waiting)
 
     def has_room(self, coming: int = 0) -> bool:
         """Whether one more may wait; `coming` are at work, wait, or are on their way here."""
-        return max(self.waiting, coming - self._width) < self._queue
+        waiting = max(self.waiting, coming - self._width)
+        if waiting >= self._queue:
+            self._crowded = True
+        elif not waiting:
+            self._crowded = False
+        return waiting < (self._short_queue() if self._crowded else self._queue)
+
+    def _short_queue(self) -> float:
+        through = self._width * self._crowd_patience / max(self._mean, SHORTEST_SECONDS)
+        return min(self._queue, max(self._width, through))
 
     def full(self) -> Unavailable:
         """The error that says that there is no room."""
         return Unavailable("Too many renders wait.", limit="render_queue", value=self._queue)
 
     async def run(self, work: Callable[[GoOn], T]) -> T:
-        """`work` in a thread, as soon as there is a place; cancelled, it leaves the queue at once.
+        """`work` in a thread, as soon as one is free; cancelled, it leaves the queue at once.
 
         Raises Unavailable when too many wait, or after too long a wait, or when the work takes too long.
         """
         if not self.has_room():
             raise self.full()
-        try:
-            with anyio.fail_after(self._patience):
-                await self._places.acquire()
-        except TimeoutError:
-            raise Unavailable(
-                "The render had to wait too long.",
-                limit="render_wait_seconds",
-                value=self._patience,
-            ) from None
         go_on = GoOn(self._seconds, self._limit)
-        return await self._in_thread(partial(work, go_on), lambda _: go_on.stop())
+
+        def begin() -> T:
+            go_on.begin()
+            start = time.monotonic()
+            try:
+                return work(go_on)
+            finally:
+                # Should two threads do this at once, one of the times is lost, which does no harm.
+                self._mean += (time.monotonic() - start - self._mean) / MEAN_OF
+
+        running = self._submit(begin)
+        try:
+            return await self._begun_in_time(running)
+        finally:
+            go_on.stop()
 
     async def steps(self, source: Iterator[T]) -> AsyncIterator[T]:
-        """The items of `source`, each made in a thread when there is a place.
+        """The items of `source`, each made in a thread when one is free.
 
-        Between two items the place is free for others, so a slow client holds nobody up. When the
+        Between two items the thread is free for others, so a slow client holds nobody up. When the
         consumer stops, or is cancelled, so does `source`.
         """
         end = object()
-        working = False
-
-        def close_at_its_end(running: asyncio.Future[object]) -> None:
-            running.add_done_callback(lambda _: _close(source))
-
+        making: Future[object] | None = None
         try:
             while True:
-                await self._places.acquire()
-                working = True
-                item = await self._in_thread(lambda: next(source, end), close_at_its_end)
-                working = False
+                making = self._submit(lambda: next(source, end))
+                item = await asyncio.wrap_future(making)
                 if item is end:
                     return
                 yield cast(T, item)
         finally:
-            if not working:
-                _close(source)
+            if making is not None:  # it may still be at work
+                making.add_done_callback(lambda _: _close(source))
 
-    async def _in_thread(self, work: Callable[[], T], abandon: Callable[[asyncio.Future[T]], None]) -> T:
-        """`work`, which has a place and keeps it until it ends; cancelled, `abandon` is told of it."""
-        running = asyncio.get_running_loop().run_in_executor(self._threads, self.tally.timed(work))
-        running.add_done_callback(lambda _: self._places.release())
+    def _submit(self, work: Callable[[], T]) -> Future[T]:
+        """`work`, which waits for a thread until it begins or is cancelled."""
+        turn = object()
+        timed = self.tally.timed(work)
+
+        def begin() -> T:
+            self._waiting.discard(turn)
+            return timed()
+
+        self._waiting.add(turn)
+        running = self._threads.submit(begin)
+        running.add_done_callback(lambda _: self._waiting.discard(turn))
+        return running
+
+    async def _begun_in_time(self, running: Future[T]) -> T:
+        """What `running` comes to; raises Unavailable when it has to wait too long for a thread."""
+        answer = asyncio.wrap_future(running)
         try:
-            return await asyncio.shield(running)
+            await asyncio.wait((answer,), timeout=self._patience)
+            if not running.cancel():
+                return await answer
         except asyncio.CancelledError:
-            abandon(running)
+            answer.cancel()
             raise
+        raise Unavailable(
+            "The render had to wait too long.", limit="render_wait_seconds", value=self._patience
+        )
 
     def close(self) -> None:
         """Take no more work; what goes on is not waited for."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import re
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +25,7 @@ from typing import Annotated, Any, Final, Generic, TypeVar
 import anyio.to_thread
 import torch
 from fastapi import Depends, Request, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from acorn_svc import __version__
 from acorn_svc.api.caching import FOR_EVER, bodiless, headers_for, kept_for
@@ -51,6 +52,7 @@ BYTES_PER_PARAMETER: Final = 24
 BYTES_PER_FINEST_BLOCK: Final = 16
 # Paths of pictures that were given to somebody lately.
 PICTURE: Final = re.compile(rb"/(?:iiif|dzi|tiles3d)/[^?#]*\.(?:jpg|png|webp|tif|glb|subtree)(?=[?#]|$)")
+EXPECTED: Final = "picture"  # in the state of a request that is on its way
 PATH_CACHE_BYTES: Final = 1 << 23
 BYTES_PER_PATH: Final = 200  # beside the path itself
 READY_SECONDS: Final = 300
@@ -185,7 +187,12 @@ class Renderer:
         self.settings = settings
         queue, patience = settings.render_queue, settings.render_wait_seconds
         self.gate = Gate(
-            settings.max_in_flight_renders, queue, patience, settings.render_seconds, "render_seconds"
+            settings.max_in_flight_renders,
+            queue,
+            patience,
+            settings.render_seconds,
+            "render_seconds",
+            settings.crowd_wait_seconds,
         )
         # A mesh takes long: one at a time, so that pictures go on.
         self.extractions = Gate(1, queue, patience, settings.mesh_seconds, "mesh_seconds")
@@ -195,6 +202,7 @@ class Renderer:
         self._fields: Cache[tuple[str, int], AnyField] = Cache(settings.field_cache_bytes)
         self._results: Cache[Hashable, bytes] = Cache(settings.tile_cache_bytes)
         self._making: Flights[tuple[View, bytes]] = Flights()
+        self._expected: Counter[bytes] = Counter()
         self._paths: Cache[bytes, bool] = Cache(PATH_CACHE_BYTES)
         self._opening = threading.Lock()
 
@@ -210,18 +218,40 @@ class Renderer:
 
     @property
     def _is_crowded(self) -> bool:
-        return not self.gate.has_room(coming=len(self._making))
+        return not self.gate.has_room(coming=len(self._making) + len(self._expected))
 
-    def refuses(self, url: bytes) -> bool:
-        """Whether what is at `url`, as it was sent, need not be looked at: there is no room to render it.
+    def unknown_picture(self, url: bytes) -> bytes | None:
+        """The path of the picture at `url`, as it was sent, if there is one that nobody was given lately."""
+        match = PICTURE.match(url)
+        return None if match is None or self._paths.get(match[0]) else match[0]
+
+    def refuses(self, picture: bytes) -> bool:
+        """Whether a request for an unknown picture need not be looked at: there is no room to render it.
 
         Taking a request apart costs more than answering it. A crowd would take the time away from those who
         are let in; what nobody has been given lately is not in the cache, or is worth asking for again.
         """
-        if not self._is_crowded:
-            return False
-        match = PICTURE.match(url)
-        return match is not None and self._paths.get(match[0]) is None
+        return self._is_crowded and picture not in self._expected
+
+    def expecting(self, picture: bytes, app: ASGIApp) -> ASGIApp:
+        """`app`, to be called once and soon; until it asks for the picture, that counts as one more."""
+        self._expected[picture] += 1
+
+        async def counted(scope: Scope, receive: Receive, send: Send) -> None:
+            scope["state"][EXPECTED] = picture
+            try:
+                await app(scope, receive, send)
+            finally:
+                self._arrived(scope)
+
+        return counted
+
+    def _arrived(self, scope: Scope) -> None:
+        picture = scope.get("state", {}).pop(EXPECTED, None)
+        if picture is not None:
+            self._expected[picture] -= 1
+            if not self._expected[picture]:
+                del self._expected[picture]
 
     async def view(self, name: str) -> View:
         """The scene `{id}`, or `{id}-{version}`, as it looks now.
@@ -280,6 +310,7 @@ class Renderer:
         Kept under the name `what`, and made once for all who ask at the same time. Raises as Gate.run, open
         and `work`.
         """
+        self._arrived(request.scope)
         key = view.key, what
         known = self._results.get(key)
         if known is not None:

@@ -17,16 +17,15 @@ import asyncio
 import ipaddress
 import resource
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from enum import Enum, auto
 from functools import partial
 from types import FrameType
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 import uvicorn
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse
-from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.protocols.utils import get_remote_addr
 
@@ -87,40 +86,51 @@ class Server(uvicorn.Server):
             cast(Connection, connection).look(now, elapsed)
 
 
+class Refusal(NamedTuple):
+    """An answer that needs no application: `response`, and its `header` as it goes over the wire."""
+
+    response: JSONResponse
+    header: bytes
+
+    @classmethod
+    def of(cls, response: JSONResponse) -> Refusal:
+        """The same as `response`."""
+        lines = [b"%b: %b\r\n" % field for field in response.raw_headers]
+        return cls(response, b"".join([STATUS_LINE[response.status_code], *lines]))
+
+    def wire(self, more: Iterable[tuple[bytes, bytes]] = ()) -> bytes:
+        """All that goes over the wire, with `more` fields in the header."""
+        lines = [b"%b: %b\r\n" % field for field in more]
+        return b"".join([self.header, *lines, b"\r\n", bytes(self.response.body)])
+
+
 class Admission:
     """Who is let in: how many connections there are, in all and of each address, and how many requests."""
 
     def __init__(self, settings: Settings, renderer: Renderer, metrics: Metrics) -> None:
         self._settings = settings
-        self._renderer = renderer
+        self.renderer = renderer
         self._metrics = metrics
         self._of: Counter[Hashable] = Counter()
         most = settings.max_requests
         self._too_many = _closing(Unavailable("Too many requests at once.", limit="max_requests", value=most))
         # Made once: those who ask for pictures in a crowd are many.
-        self._crowded = errors.answer(renderer.gate.full())
+        self._crowded = Refusal.of(errors.answer(renderer.gate.full()))
 
-    def refusal(self, url: bytes, requests: int) -> JSONResponse | None:
-        """The answer to a request for `url` when there are `requests` already, if it isn't let in."""
+    def refusal(self, picture: bytes | None, requests: int) -> Refusal | None:
+        """The answer to one more than `requests`, perhaps for a `picture`, if it isn't let in."""
         refusal = self._too_many if requests >= self._settings.max_requests else None
-        if refusal is None and self._renderer.refuses(url):
+        if refusal is None and picture is not None and self.renderer.refuses(picture):
             refusal = self._crowded
         if refusal is not None:
-            self._metrics.count_refusal(refusal.status_code)
+            self._metrics.count_refusal(refusal.response.status_code)
         return refusal
 
-    def closing(self, error: AcornError) -> JSONResponse:
+    def closing(self, error: AcornError) -> Refusal:
         """The answer that says `error` and ends the connection."""
-        response = _closing(error)
-        self._metrics.count_refusal(response.status_code)
-        return response
-
-    def as_bytes(self, error: AcornError) -> bytes:
-        """The same as it goes over the wire."""
-        response = self.closing(error)
-        lines = [STATUS_LINE[response.status_code]]
-        lines += [b"%b: %b\r\n" % header for header in response.raw_headers]
-        return b"".join([*lines, b"\r\n", bytes(response.body)])
+        refusal = _closing(error)
+        self._metrics.count_refusal(refusal.response.status_code)
+        return refusal
 
     def enter(self, address: Hashable) -> None:
         """Count one more; raises Unavailable when there are too many. None is no address, and not limited."""
@@ -173,6 +183,7 @@ class Connection(HttpToolsProtocol):
         self._since = self.loop.time()
         self._unused = 0  # bytes that nothing has come of yet: no whole header, no piece of a body
         self._body = 0  # bytes
+        self._refused = False  # the request whose header has come last, without the application
         self._unsent = 0
         self._stalled = 0.0  # seconds in which the client has taken nothing
 
@@ -183,7 +194,7 @@ class Connection(HttpToolsProtocol):
         try:
             self._admission.enter(self._address)
         except Unavailable as error:
-            transport.write(self._admission.as_bytes(error))
+            transport.write(self._admission.closing(error).wire())
             transport.close()
             return
         self._admitted = True
@@ -215,20 +226,33 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Hand the request to the application, or to an answer that says why not."""
-        self.app = self._refusal() or self.config.loaded_app
+        renderer = self._admission.renderer
+        picture = renderer.unknown_picture(self.url)
+        refusal = self._refusal(picture)
         self._await(Awaits.BODY)
+        idle = self.cycle is None or self.cycle.response_complete
+        self._refused = refusal is not None and idle and self._is_simple()
+        if refusal is not None and self._refused:
+            self.transport.write(refusal.wire(self.server_state.default_headers))
+            self.on_response_complete()
+            return
+        self.app = self.config.loaded_app if refusal is None else refusal.response
+        if refusal is None and picture is not None and idle:
+            self.app = renderer.expecting(picture, self.app)
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         """Note how much of the body has come."""
         self._unused = 0
         self._body += len(body)
-        super().on_body(body)
+        if not self._refused:
+            super().on_body(body)
 
     def on_message_complete(self) -> None:
         """The request has come whole."""
         self._await(Awaits.NOTHING)
-        super().on_message_complete()
+        if not self._refused:
+            super().on_message_complete()
 
     def _expect_header(self) -> None:
         if self._awaits is Awaits.NOTHING:
@@ -239,13 +263,23 @@ class Connection(HttpToolsProtocol):
         self._since = self.loop.time()
         self._unused = self._body = 0
 
-    def _refusal(self) -> ASGIApp | None:
+    def _is_simple(self) -> bool:
+        """Whether a refusal can be written as it is: with its body, and for a client that reads and stays.
+
+        A crowd asks like that. To refuse it costs several times less without the machinery of an answer, and
+        that time is for those who are let in.
+        """
+        parser = self.parser
+        stays = parser.should_keep_alive() and parser.get_http_version() == "1.1"
+        return stays and parser.get_method() == b"GET" and not self.flow.write_paused
+
+    def _refusal(self, picture: bytes | None) -> Refusal | None:
         """The answer to the request whose header has come, if it isn't let in."""
         most = self._settings.max_header_bytes
         # What was read at once may hold more than the header.
         if self._unused > most and self._header_bytes() > most:
             return self._admission.closing(self._header_too_large())
-        return self._admission.refusal(self.url, len(self.tasks))
+        return self._admission.refusal(picture, len(self.tasks))
 
     def _header_bytes(self) -> int:
         return len(self.url) + sum(len(name) + len(value) + LINE_BYTES for name, value in self.headers)
@@ -256,7 +290,7 @@ class Connection(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Answer what isn't HTTP."""
-        self.transport.write(self._admission.as_bytes(BadRequest(msg)))
+        self.transport.write(self._admission.closing(BadRequest(msg)).wire())
         self.transport.close()
 
     def look(self, now: float, elapsed: float) -> None:
@@ -301,15 +335,15 @@ class Connection(HttpToolsProtocol):
             cycle.message_event.set()
         silent = self._awaits is Awaits.HEADER and not self._unused
         if not silent and not (answering and cycle.response_started):
-            self.transport.write(self._admission.as_bytes(error))
+            self.transport.write(self._admission.closing(error).wire())
         self.transport.close()
 
 
-def _closing(error: AcornError) -> JSONResponse:
+def _closing(error: AcornError) -> Refusal:
     """The answer that says `error` and ends the connection."""
     response = errors.answer(error)
     response.headers["Connection"] = "close"
-    return response
+    return Refusal.of(response)
 
 
 def require_descriptors(settings: Settings) -> None:

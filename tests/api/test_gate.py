@@ -19,8 +19,14 @@ from acorn_svc.errors import NotFound, Unavailable
 PATIENCE_SECONDS = 10
 
 
-def gate_of(width: int = 1, queue: int = 9, patience: float = 60, seconds: float = 60) -> Gate:
-    return Gate(width, queue, patience, seconds, "render_seconds")
+def gate_of(
+    width: int = 1,
+    queue: int = 9,
+    patience: float = 60,
+    seconds: float = 60,
+    crowd_patience: float = 60,
+) -> Gate:
+    return Gate(width, queue, patience, seconds, "render_seconds", crowd_patience)
 
 
 class Client:
@@ -91,6 +97,57 @@ def test_the_gate_refuses_whom_it_cannot_seat() -> None:
         assert (caught.value.limit, caught.value.value) == ("render_queue", 1)
         assert await waiting == 7
         await working
+
+    run(main)
+
+
+def test_in_a_crowd_the_queue_is_short_until_nobody_waits() -> None:
+    async def main() -> None:
+        gate = gate_of(queue=3, crowd_patience=1e-9)
+        ends = [threading.Event() for _ in range(4)]
+        crowd = [asyncio.create_task(gate.run(lambda _, end=end: end.wait(PATIENCE_SECONDS))) for end in ends]
+        await happens(lambda: gate.waiting == 3)
+        assert not gate.has_room()
+        for number, room in enumerate((False, False, True)):  # beside two, one, nobody who waits
+            ends[number].set()
+            await crowd[number]
+            await happens(lambda waiting=2 - number: gate.waiting == waiting)
+            assert gate.has_room() == room
+        ends[3].set()
+        await crowd[3]
+
+    run(main)
+
+
+def test_where_a_crowd_has_patience_the_queue_stays_as_long() -> None:
+    release = threading.Event()
+
+    async def main() -> None:
+        gate = gate_of(queue=2, crowd_patience=60)
+        crowd = [asyncio.create_task(gate.run(lambda _: release.wait(PATIENCE_SECONDS))) for _ in range(3)]
+        await happens(lambda: gate.waiting == 2)
+        assert not gate.has_room()
+        crowd.pop().cancel()
+        await happens(lambda: gate.waiting == 1)
+        assert gate.has_room()
+        release.set()
+        await asyncio.gather(*crowd)
+
+    run(main)
+
+
+def test_a_thread_goes_on_while_the_event_loop_is_busy() -> None:
+    second = threading.Event()
+
+    async def main() -> None:
+        gate = gate_of(width=1)
+        both = [
+            asyncio.create_task(gate.run(lambda _: None)),
+            asyncio.create_task(gate.run(lambda _: second.set())),
+        ]
+        await asyncio.sleep(0)
+        assert second.wait(PATIENCE_SECONDS / 2)  # nothing else happens in the loop meanwhile
+        await asyncio.gather(*both)
 
     run(main)
 

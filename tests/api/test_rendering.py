@@ -7,19 +7,28 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import fields
+from pathlib import Path
+from typing import Any
 
+import anyio
 import httpx2
 import pytest
 from conftest import Gallery, random_field
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.types import Receive, Scope, Send
 
-from acorn_svc.api.rendering import OPEN_ATTEMPTS, Cache
+from acorn_svc.api.rendering import OPEN_ATTEMPTS, Cache, Renderer
 from acorn_svc.errors import NotFound
+from acorn_svc.settings import Settings
 from acorn_svc.store.database import SAFE_WAL
-from acorn_svc.store.scenes import KEPT_SNAPSHOTS, SceneHead, Snapshot, Status
+from acorn_svc.store.scenes import KEPT_SNAPSHOTS, SceneHead, SceneStore, Snapshot, Status
 
 CAPACITY = 100
+
+
+async def nothing(*_: Any) -> Any:
+    """Send, or receive, nothing."""
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 150))))
@@ -47,6 +56,42 @@ def test_what_is_too_large_for_a_cache_drives_nothing_out() -> None:
     cache.put("a", "A", 2)
     cache.put("b", "B", 3)
     assert (cache.get("a"), cache.get("b")) == ("A", None)
+
+
+def test_those_on_their_way_are_counted(tmp_path: Path) -> None:
+    renderer = Renderer(
+        SceneStore(Settings(data=tmp_path)),
+        Settings(data=tmp_path, max_in_flight_renders=1, render_queue=1),
+    )
+    first, second, third = (
+        renderer.unknown_picture(b"/iiif/scene/%d,0,8,8/max/0/default.jpg?query" % number)
+        for number in range(3)
+    )
+    assert first is not None
+    assert second is not None
+    assert third is not None
+    seen = []
+
+    async def app(scope: Scope, _receive: Receive, _send: Send) -> None:
+        seen.append(renderer.refuses(third))
+        if scope["fails"]:
+            raise NotFound("There is no such scene.")
+
+    async def main() -> None:
+        coming = [
+            renderer.expecting(first, app),
+            renderer.expecting(first, app),
+            renderer.expecting(second, app),
+        ]
+        assert renderer.refuses(third)
+        assert not renderer.refuses(first)  # the same render, so it takes no further place
+        for number, counted in enumerate(coming):
+            with pytest.raises(NotFound) if number == 0 else nullcontext():
+                await counted({"state": {}, "fails": number == 0}, nothing, nothing)
+
+    anyio.run(main)
+    assert seen == [True, True, False]
+    assert not renderer.refuses(third)
 
 
 READERS = [

@@ -8,7 +8,7 @@ import json
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import httpx2
 import numpy as np
@@ -114,6 +114,42 @@ def test_whoever_finds_no_place_is_told_which_limit_and_when_to_come_again(
         assert (error["limit"], error["value"]) == ("render_queue", 2)
         here.may_go_on.set()
         assert [answer(client)[0] for client in [first, *waiting]] == [OK] * 3
+
+
+def test_a_refusal_leaves_the_connection_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with studio(tmp_path, monkeypatch, render_queue=1) as here:
+        crowd = [here.ask(0)]
+        wait_until(lambda: here.begun == 1, "the render begins")
+        crowd.append(here.ask(1))
+        wait_until(lambda: here.gate.waiting == 1, "one waits")
+        tile = f"/iiif/{here.scene}/2,0,64,64/max/0/default.jpg HTTP/1.1\r\nHost: localhost\r\n"
+        asked = [
+            f"GET {tile}\r\n",
+            f"GET {tile}Content-Length: 5\r\n\r\nabcde",
+            f"HEAD {tile}\r\n",
+            f"GET {tile}\r\n",
+            "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            f"GET {tile}Connection: close\r\n\r\n",
+        ]
+        with (
+            socket.create_connection((HOST, here.port), timeout=60) as client,
+            client.makefile("rb") as answers,
+        ):
+            client.sendall("".join(asked).encode())
+            told = [read_answer(answers, has_body=not text.startswith("HEAD")) for text in asked]
+            assert answers.read() == b""
+        assert [status for status, _ in told] == [BUSY] * 4 + [OK, BUSY]
+        assert [b"render_queue" in body for _, body in told] == [True, True, False, True, False, True]
+        here.may_go_on.set()
+        assert [answer(client)[0] for client in crowd] == [OK] * 2
+
+
+def read_answer(answers: BinaryIO, *, has_body: bool) -> tuple[int, bytes]:
+    """Status and body of the next answer of a connection that goes on."""
+    status = int(answers.readline().split()[1])
+    header = dict(line.lower().split(b": ", 1) for line in iter(answers.readline, b"\r\n"))
+    assert b"date" in header
+    return status, answers.read(int(header[b"content-length"])) if has_body else b""
 
 
 def test_what_has_been_rendered_is_there_in_a_crowd_too(
