@@ -9,13 +9,17 @@
 # PyTorch's builds for processors: --build-arg TORCH_INDEX=URL. A private pip or npm configuration is
 # passed as a secret and leaves no trace in the image: --secret id=pip_conf,src=pip.conf, id=npmrc.
 ARG BASE_IMAGE=debian:bookworm-slim
+# Compute capabilities of the GPUs that the kernels are compiled for, without the dot.
+ARG CUDA_ARCHITECTURES="75 80 86 89 90 100 120"
 
-FROM ${BASE_IMAGE} AS build
+FROM ${BASE_IMAGE} AS tools
 RUN apt-get update -q \
     && apt-get install -qy --no-install-recommends g++ git make python3 python3-dev python3-venv \
     && rm -rf /var/lib/apt/lists/*
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
 WORKDIR /src
+
+FROM tools AS build
 COPY . .
 RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
     --mount=type=secret,id=npmrc,target=/root/.npmrc \
@@ -27,15 +31,23 @@ ARG TORCH_INDEX=
 RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
     PIP_EXTRA_INDEX_URL=${TORCH_INDEX} docker/install.sh /opt/acorn && docker/shrink.sh /opt/acorn
 
-FROM build AS installed-gpu
-# Compute capabilities of the GPUs that the kernels are compiled for, without the dot.
-ARG CUDA_ARCHITECTURES="75 80 86 89 90 100 120"
+# tiny-cuda-nn takes long to compile; only a new pin of it or of PyTorch has that done again.
+FROM tools AS tiny-cuda-nn
+ARG CUDA_ARCHITECTURES
 ARG TCNN_ARCHITECTURES=${CUDA_ARCHITECTURES}
 ARG TCNN_SOURCE=
+COPY constraints.txt pyproject.toml ./
+COPY docker/tiny_cuda_nn.sh docker/
+RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
+    python3 -m venv /opt/acorn \
+    && /opt/acorn/bin/python -m pip install -q -c constraints.txt torch \
+    && docker/tiny_cuda_nn.sh /opt/acorn "${TCNN_ARCHITECTURES}" "${TCNN_SOURCE}"
+
+FROM tiny-cuda-nn AS installed-gpu
+ARG CUDA_ARCHITECTURES
+COPY --from=build /src /src
 RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
     docker/install.sh /opt/acorn cuda
-RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
-    docker/tiny_cuda_nn.sh /opt/acorn "${TCNN_ARCHITECTURES}" "${TCNN_SOURCE}"
 RUN cd / && /opt/acorn/bin/python -m acorn_svc.field.ops.cuda_programs \
         --architectures "sm_$(echo ${CUDA_ARCHITECTURES} | sed 's/ /,sm_/g')" \
     && /src/docker/shrink.sh /opt/acorn

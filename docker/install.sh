@@ -1,5 +1,5 @@
 #!/bin/sh
-# docker/install.sh FOLDER [EXTRA]: a new virtual environment with the wheel in dist/ and what it needs.
+# docker/install.sh FOLDER [EXTRA]: a virtual environment, new or not, with the wheel in dist/ and what it needs.
 set -eu
 folder=$1
 extra=${2:+[$2]}
