@@ -27,7 +27,7 @@ from starlette.types import Scope as Connection
 
 from acorn_svc.api import signing
 from acorn_svc.api.proxies import ProxyUser, user_of
-from acorn_svc.errors import BadRequest, Forbidden, Misdirected, Unauthenticated, Unavailable
+from acorn_svc.errors import BadRequest, Forbidden, Misdirected, Unauthenticated
 from acorn_svc.settings import Settings, separated
 from acorn_svc.store.keys import Key, KeyStore, Scope, digest_of
 
@@ -123,12 +123,7 @@ class KeyRing:
         known = self._known.get(what)
         if known is not None and time.monotonic() - known[0] < KEY_SECONDS:
             return known[1]
-        try:
-            found = await anyio.to_thread.run_sync(look_up)
-        except OperationalError:
-            raise Unavailable(
-                "The database is busy or cannot be reached; try again.", retry_after=1
-            ) from None
+        found = await anyio.to_thread.run_sync(look_up)
         if len(self._known) >= MOST_KNOWN:
             self._known.clear()
         self._known[what] = (time.monotonic(), found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
+import sqlite3
 from http import HTTPStatus
 from typing import Any
 
@@ -69,6 +70,10 @@ MESSAGES = {
     404: "There is nothing at this address.",
     405: "This address doesn't take this method.",
 }
+
+LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+# A disk that is full may also say that it cannot be read, or that no file can be opened.
+DISK_TROUBLE = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
 
 NOT_KEPT = "no-store"
 # In a path, the version of a scene, after its id.
@@ -246,13 +251,22 @@ def _disk_is_full(error: Exception) -> bool:
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
     if isinstance(error, OperationalError):
-        return isinstance(error.orig, psycopg.errors.DiskFull) or "disk is full" in str(error.orig)
+        return isinstance(error.orig, psycopg.errors.DiskFull) or _code_of(error) == sqlite3.SQLITE_FULL
     return False
 
 
 def _will_pass(error: OperationalError) -> bool:
-    """Whether someone else holds a lock, or PostgreSQL cannot be reached."""
-    return isinstance(error.orig, psycopg.OperationalError) or "locked" in str(error.orig)
+    """Whether someone else holds a lock, the disk gives no answer, or PostgreSQL cannot be reached."""
+    if _code_of(error) in DISK_TROUBLE:
+        log.warning("the database cannot be read or written", error=str(error.orig))
+        return True
+    return isinstance(error.orig, psycopg.OperationalError) or _code_of(error) in LOCKED
+
+
+def _code_of(error: OperationalError) -> int | None:
+    """What SQLite says is wrong, without the details that the higher bits hold."""
+    code: int | None = getattr(error.orig, "sqlite_errorcode", None)
+    return None if code is None else code & 0xFF
 
 
 async def _unexpected(request: Request, error: Exception) -> JSONResponse:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
@@ -129,7 +130,9 @@ def test_keys_are_bounded_and_their_use_is_noted(make: Make) -> None:
 
 def test_a_full_disk_keeps_nobody_out(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
-        raise OperationalError("", {}, Exception("database or disk is full"))
+        error = sqlite3.OperationalError("database or disk is full")
+        error.sqlite_errorcode = sqlite3.SQLITE_FULL
+        raise OperationalError("", {}, error)
 
     with make() as gallery:
         _, text = keys_of(gallery).create("x", Scope.READ)
@@ -137,7 +140,7 @@ def test_a_full_disk_keeps_nobody_out(make: Make, monkeypatch: pytest.MonkeyPatc
         assert gallery.client.get("/scenes", headers=bearer(text)).status_code == 200
         monkeypatch.setattr(KeyStore, "find", full)
         gallery.client.app.state.callers.ring.forget()  # type: ignore[attr-defined]
-        assert gallery.client.get("/scenes", headers=bearer(text)).status_code == 503
+        assert gallery.client.get("/scenes", headers=bearer(text)).status_code == 507
 
 
 # What belongs to whom
