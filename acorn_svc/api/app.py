@@ -13,7 +13,6 @@ import ipaddress
 import os
 import re
 import tempfile
-import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -54,6 +53,7 @@ from acorn_svc.api.proxies import Proxies
 from acorn_svc.api.rendering import Renderer
 from acorn_svc.api.safe_headers import SafeHeaders
 from acorn_svc.api.server import Server, require_descriptors
+from acorn_svc.api.stopping import Stopping
 from acorn_svc.errors import Conflict, TooManyBytes
 from acorn_svc.jobs.inspection import Inspector
 from acorn_svc.jobs.queue import JobQueue
@@ -124,7 +124,7 @@ def create_app(settings: Settings, workers: EmbeddedWorkers | None = None) -> Fa
     app.state.callers = Callers(KeyRing(app.state.keys, settings), settings)
     app.state.workers = workers
     app.state.metrics = Metrics(settings, store, app.state.renderer, workers)
-    app.state.stopping = threading.Event()
+    app.state.stopping = Stopping(settings.shutdown_seconds)
     # Routes are tried in this order.
     for module in (iiif, deepzoom):
         app.include_router(module.pictures, responses=errors.documented(400, 404, 503))
@@ -158,6 +158,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     workers: EmbeddedWorkers | None = app.state.workers
     if workers is not None:
         workers.start()
+    stopping: Stopping = app.state.stopping
     housekeeper = Housekeeper(app.state.store, app.state.settings)
     housekeeper.start()
     async with anyio.create_task_group() as tasks:
@@ -165,10 +166,13 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
         app.state.inspector.stop()
         tasks.cancel_scope.cancel()
-    app.state.stopping.set()
-    await anyio.to_thread.run_sync(housekeeper.stop)
+    stopping.set()
+    # All are asked before one is waited for.
     if workers is not None:
-        await anyio.to_thread.run_sync(workers.stop)
+        workers.ask_to_stop()
+    await anyio.to_thread.run_sync(housekeeper.stop, stopping.seconds_left)
+    if workers is not None:
+        await anyio.to_thread.run_sync(workers.stop, stopping.seconds_left)
     app.state.renderer.close()
     app.state.jobs.close()
     app.state.store.close()

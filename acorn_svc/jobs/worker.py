@@ -17,6 +17,7 @@ import secrets
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -37,7 +38,6 @@ from acorn_svc.store.scenes import SceneStore, now
 
 POLLING_SECONDS = 0.25
 RESTART_SECONDS = 1.0
-DRAIN_MARGIN_SECONDS = 5
 
 log = structlog.get_logger()
 
@@ -130,11 +130,12 @@ class EmbeddedWorkers:
         for worker in self._workers:
             worker.ask_to_stop()
 
-    def stop(self) -> None:
-        """End the processes, after their jobs have made a checkpoint if that's soon enough."""
+    def stop(self, seconds: float) -> None:
+        """End the processes: those that haven't ended by themselves after `seconds`, at once."""
         self.ask_to_stop()
+        deadline = time.monotonic() + seconds
         for worker in self._workers:
-            worker.stop()
+            worker.stop(deadline - time.monotonic())
 
 
 class _EmbeddedWorker:
@@ -158,9 +159,8 @@ class _EmbeddedWorker:
         if self._process is not None:
             self._process.terminate()
 
-    def stop(self) -> None:
-        self.ask_to_stop()
-        self._thread.join(self._settings.shutdown_seconds + DRAIN_MARGIN_SECONDS)
+    def stop(self, seconds: float) -> None:
+        self._thread.join(max(seconds, 0))
         if self._process is not None:
             end(self._process)
 

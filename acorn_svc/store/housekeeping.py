@@ -25,10 +25,10 @@ class Housekeeper:
         """Begin; returns at once."""
         self._thread.start()
 
-    def stop(self) -> None:
-        """End, after what is being done at the moment, if that is soon enough."""
+    def stop(self, seconds: float) -> None:
+        """End, after what is being done at the moment if that takes `seconds` at most."""
         self._stopping.set()
-        self._thread.join(self._settings.shutdown_seconds)
+        self._thread.join(seconds)
 
     def _work(self) -> None:
         while True:
