@@ -290,7 +290,7 @@ class Settings(BaseSettings):
     upload_start_seconds: int = _setting(
         600,
         "seconds",
-        "The same for a resumable upload that nobody has begun to send.",
+        "The same for a resumable upload of which nothing has arrived, and that nobody is sending.",
         most=365 * 86_400,
         refused="it is removed",
     )

@@ -304,6 +304,7 @@ async def _take(
         await _append(request, checks, writer, intake)
     finally:
         writer.close()
+        await intake.write(writer.withdraw)
     if writer.missing == 0:
         await _finish(upload_id, writer.sha256, uploads, intake)
     upload = await intake.write(partial(uploads.get, upload_id))

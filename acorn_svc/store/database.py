@@ -219,9 +219,9 @@ class Upload(Base):
 
     `length` and `received` are in bytes. `labels` is what the client said of it, as it said it, `options`
     what that means for the scene. `digest` is the SHA-256 that the whole is to have, in hexadecimal. Each
-    request that appends takes the next `turn`. `owner` is who began it, as for a scene. In the
-    end there is a `scene_id`, or an `error` as the API tells it. `updated_at` changes when bytes arrive, and
-    at the end.
+    request that appends takes the next `turn`, which becomes negative when it ends and no byte counts yet.
+    `owner` is who began it, as for a scene. In the end there is a `scene_id`, or an `error` as the API tells
+    it. `updated_at` changes when bytes arrive, and at the end.
     """
 
     __tablename__ = "uploads"

@@ -93,10 +93,10 @@ class UploadStore:
             return self._require(session, upload_id)
 
     def expires_at(self, upload: Upload) -> datetime:
-        """When the upload is forgotten unless more arrives; soon, if nobody has begun to send it."""
+        """When the upload is forgotten unless more arrives; soon, if nobody sends or has sent any of it."""
         settings = self._settings
         seconds = settings.upload_ttl_seconds
-        if upload.turn == 0:
+        if upload.turn <= 0:
             seconds = min(seconds, settings.upload_start_seconds)
         return upload.updated_at + timedelta(seconds=seconds)
 
@@ -116,7 +116,7 @@ class UploadStore:
             if upload.received != offset:
                 at = upload.received
                 raise WrongOffset(f"The upload goes on at byte {at}.", offset=at)
-            upload.turn += 1
+            upload.turn = _next_turn(upload)
         return Writer(self, upload, partial(self._open, upload_id))
 
     def finish(self, upload_id: str, sha256: str | None, make: Make) -> Upload:
@@ -177,6 +177,13 @@ class UploadStore:
             upload = self._require(session, held.id)
             _require_turn(upload, held)
             upload.received, upload.updated_at = received, now()
+
+    def note_unsent(self, held: Upload) -> None:
+        """No byte counts, and `held` sends no more: unless somebody else does, nobody has begun to."""
+        with self._database.write() as session:
+            upload = session.get(Upload, held.id)
+            if upload is not None and upload.turn == held.turn and upload.received == 0:
+                upload.turn = -upload.turn
 
     # Within
 
@@ -287,7 +294,7 @@ class UploadStore:
             upload = self._require(session, upload_id)
             if not upload.is_complete:
                 raise Conflict("This upload has not arrived as a whole.")
-            upload.turn += 1
+            upload.turn = _next_turn(upload)
         return upload
 
     def _make(self, upload: Upload, sha256: str | None, make: Make) -> None:
@@ -376,6 +383,11 @@ class Writer:
         if self._file is not None:
             os.close(self._file)
 
+    def withdraw(self) -> None:
+        """Unless bytes count by now, leave the upload as one that nobody has begun to send."""
+        if self._kept == 0:
+            self._store.note_unsent(self._upload)
+
     @contextmanager
     def _locked(self) -> Iterator[int]:
         if self._file is None:
@@ -401,6 +413,10 @@ def _lock_soon(file: int) -> None:
             if time.monotonic() > end:
                 raise Unavailable("This upload is being checked by another request.", retry_after=1) from None
         time.sleep(LOOK_SECONDS)
+
+
+def _next_turn(upload: Upload) -> int:
+    return abs(upload.turn) + 1
 
 
 def _require_turn(upload: Upload, held: Upload) -> None:

@@ -10,6 +10,7 @@ import psycopg
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from pydantic import SecretStr
 from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 from test_scenes import image_bytes
@@ -64,7 +65,7 @@ def test_each_kind_has_its_status(error: Exception, status: int, code: str) -> N
 
 def test_a_database_that_may_not_grow_is_a_full_disk(tmp_path: Path) -> None:
     key = "an-admin-key-of-32-characters-or-more"
-    with TestClient(create_app(Settings(data=tmp_path, admin_key=key))) as client:
+    with TestClient(create_app(Settings(data=tmp_path, admin_key=SecretStr(key)))) as client:
         engine = client.app.state.store.database.engine  # type: ignore[attr-defined]
         event.listen(engine, "checkout", _allow_no_more_pages)
         wanted = {"name": "x" * 100, "scope": "read"}

@@ -355,6 +355,16 @@ def test_unfinished_uploads_expire(own: Tus, monkeypatch: pytest.MonkeyPatch) ->
     assert files_of(own) == []
 
 
+def test_requests_without_a_byte_keep_no_upload(own: Tus, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, other = own.new(10), own.new(10)
+    assert own.append(path, 0, b"").status_code == 204
+    assert own.append(other, 0, b"1").status_code == 204
+    later = database.now() + timedelta(minutes=11)
+    monkeypatch.setattr(uploads_module, "now", lambda: later)
+    assert own.client.head(path, headers=TUS).status_code == 404
+    assert own.append(other, 1, b"23456789").status_code == 204
+
+
 def test_bytes_without_a_row_are_swept_away(own: Tus) -> None:
     path = own.new(10)
     own.append(path, 0, b"12345")

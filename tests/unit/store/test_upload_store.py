@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from acorn_svc.errors import NotFound, TooManyRequests
+from acorn_svc.errors import Conflict, NotFound, TooManyRequests
 from acorn_svc.settings import MIB, Settings
 from acorn_svc.store import database, uploads
 from acorn_svc.store.scenes import SceneStore
@@ -70,7 +70,10 @@ def test_whoever_may_not_write_to_published_files_can_finish_again() -> None:
 def test_what_nobody_begins_to_send_is_soon_forgotten(
     store: UploadStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    unsent = [begin(store, MIB) for _ in range(7)]
+    unsent = [begin(store, MIB) for _ in range(6)]
+    for upload_id in unsent[3:]:
+        writer = store.take_over(upload_id, 0)
+        writer.close(), writer.withdraw()
     sent = begin(store, MIB)
     store.take_over(sent, 0).close()
     later = database.now() + timedelta(minutes=11)
@@ -82,6 +85,22 @@ def test_what_nobody_begins_to_send_is_soon_forgotten(
         begin(store, MIB)
     store.sweep()
     assert store.expires_at(store.get(sent)) > later
+
+
+def test_whoever_withdraws_takes_no_turn_from_others(store: UploadStore) -> None:
+    upload_id = begin(store, MIB)
+    first, second = store.take_over(upload_id, 0), store.take_over(upload_id, 0)
+    first.withdraw()
+    assert store.get(upload_id).turn > 0, "the second is there"
+    second.withdraw()
+    assert store.get(upload_id).turn <= 0
+    third = store.take_over(upload_id, 0)
+    with pytest.raises(Conflict):
+        first.write(b"x")
+    third.write(b"x"), third.keep(), third.withdraw()
+    assert (store.get(upload_id).received, store.get(upload_id).turn) == (1, 3)
+    for writer in (first, second, third):
+        writer.close()
 
 
 def test_one_owner_takes_a_quarter_of_the_bytes(store: UploadStore) -> None:
