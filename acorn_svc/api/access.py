@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Send
 from starlette.types import Scope as Connection
 
 from acorn_svc.api import errors, signing
-from acorn_svc.api.callers import ANYONE, LINK, LOCAL, Caller, Callers
+from acorn_svc.api.callers import ANYONE, COOKIE, LINK, LOCAL, Caller, Callers
 from acorn_svc.errors import AcornError, Forbidden, NotFound, Unauthenticated
 from acorn_svc.store.audit import AuditEntry, AuditLog
 from acorn_svc.store.keys import Scope
@@ -97,6 +97,29 @@ RULES: Final = {
     "DELETE /keys/{id}": Need.ADMIN,
     "GET /audit": Need.ADMIN,
 }
+SCOPES: Final = {
+    Need.READ: Scope.READ,
+    Need.WRITE: Scope.WRITE,
+    Need.CONTINUE: Scope.WRITE,
+    Need.CHANGE: Scope.WRITE,
+    Need.ADMIN: Scope.ADMIN,
+}
+"""The scope that is needed, whatever else is."""
+SCHEMES: Final = {
+    "key": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "A key, made by `POST /keys` or `acorn keys create`. Where there is none, and nobody "
+        "signs in at a proxy, everybody may do everything. A signed link needs no key: it begins with `/s/`.",
+    },
+    "session": {
+        "type": "apiKey",
+        "in": "cookie",
+        "name": COOKIE,
+        "description": "What `POST /session` gives a browser for a key.",
+    },
+}
+"""How the manual calls the ways to say who one is. Those of a proxy are between it and the service."""
 PART: Final = "PATCH /uploads/{id}"
 MADE: Final = "acorn-scene"
 """The header in which the last part of an upload says where its scene is."""
@@ -139,6 +162,31 @@ def _need(path: str, methods: Iterable[str]) -> Need:
     asking = {"GET" if method == "HEAD" else method for method in methods} - {"OPTIONS"}
     needs = [RULES[f"{method} {path}"] for method in asking]
     return max(needs, key=lambda need: need.value, default=Need.NOTHING)
+
+
+def describe(app: FastAPI, routes: Sequence[Route]) -> None:
+    """Let the manual say what each of `routes` needs."""
+    undescribed = app.openapi
+
+    def described() -> dict[str, Any]:
+        manual = undescribed()
+        manual.setdefault("components", {})["securitySchemes"] = SCHEMES
+        for route in routes:
+            operations = manual["paths"].get(compile_path(route.path)[1], {})
+            for method in route.methods & {name.upper() for name in operations}:
+                operations[method.lower()]["security"] = _security(route.need)
+        return manual
+
+    app.openapi = described  # type: ignore[method-assign]
+
+
+def _security(need: Need) -> list[dict[str, list[str]]]:
+    """Any of these will do, as OpenAPI has it; an empty one is nobody."""
+    if need is Need.NOTHING:
+        return []
+    scopes = [SCOPES[need].value] if need in SCOPES else []
+    ways = [{name: scopes} for name in SCHEMES]
+    return ways if scopes else [{}, *ways]
 
 
 class Access:
@@ -220,18 +268,12 @@ class Access:
             _require_same_site(asked.scope)
         if need is Need.SEE:
             await self._require_sight(caller, asked)
-        elif need is Need.READ:
-            _require(caller, Scope.READ)
-        elif need is Need.WRITE:
-            _require(caller, Scope.WRITE)
-        elif need is Need.CONTINUE:
-            _require(caller, Scope.WRITE)
+        if need in SCOPES:
+            _require(caller, SCOPES[need])
+        if need is Need.CONTINUE:
             await self._require_upload(caller, asked.parameters["id"])
         elif need is Need.CHANGE:
-            _require(caller, Scope.WRITE)
             await self._require_ownership(caller, asked.parameters["id"])
-        elif need is Need.ADMIN:
-            _require(caller, Scope.ADMIN)
         return caller
 
     async def _require_sight(self, caller: Caller, asked: _Asked) -> None:

@@ -133,6 +133,7 @@ def create_app(settings: Settings, workers: EmbeddedWorkers | None = None) -> Fa
     for module in (iiif, deepzoom, region, mesh, tiles3d, query):
         app.include_router(module.router, responses=errors.documented(400, 404, 503))
     routes = access.rules_of(app)
+    access.describe(app, routes)
     everybodys = page.install(app)
     errors.install(app)
     # The last one is the first to see a request.

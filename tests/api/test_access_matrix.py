@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -92,6 +93,17 @@ CALLERS = {
     "a forged link":              (OK, 403, 403, 403, 403, 403, 403, 403),
     "an expired link":            (OK, 403, 403, 403, 403, 403, 403, 403),
 }  # fmt: skip
+PROOFS = ("key", "session")
+MANUAL: dict[str, list[dict[str, list[str]]]] = {
+    "nothing": [],
+    "greeting": [{}, *({proof: []} for proof in PROOFS)],
+    "see": [{}, *({proof: []} for proof in PROOFS)],
+    "read": [{proof: ["read"]} for proof in PROOFS],
+    "write": [{proof: ["write"]} for proof in PROOFS],
+    "upload": [{proof: ["write"]} for proof in PROOFS],
+    "change": [{proof: ["write"]} for proof in PROOFS],
+    "admin": [{proof: ["admin"]} for proof in PROOFS],
+}
 PARAMETERS = {
     "region": "full",
     "size": "max",
@@ -248,6 +260,18 @@ def test_a_route_without_a_rule_stops_the_service() -> None:
     app.get("/new")(lambda: None)
     with pytest.raises(KeyError, match="GET /new"):
         access.rules_of(app)
+
+
+def test_the_manual_says_what_every_route_needs(site: Site) -> None:
+    manual = site.client.get("/openapi.json").json()
+    schemes = manual["components"]["securitySchemes"]
+    assert set(schemes) == set(PROOFS)
+    assert (schemes["key"]["scheme"], schemes["session"]["name"]) == ("bearer", "acorn_session")
+    needs = {re.sub(r":int\b", "", route): MANUAL[need] for route, (need, _) in ROUTES.items()}
+    for path, operations in manual["paths"].items():
+        for method, operation in operations.items():
+            name = f"{method.upper().replace('HEAD', 'GET')} {path}"
+            assert operation["security"] == ([] if method == "options" else needs[name]), name
 
 
 @pytest.mark.parametrize("route", ROUTES)
