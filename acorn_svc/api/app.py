@@ -12,7 +12,6 @@ import gc
 import ipaddress
 import os
 import re
-import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -241,8 +240,6 @@ def serve(settings: Settings) -> None:
     with lock_folder(settings.data, "server.lock"):
         app = create_app(settings, EmbeddedWorkers(settings) if settings.embedded_workers else None)
         app.state.store.adopt_old_checkpoints()
-        # Forms are spooled by a library; they too stay on the disk that holds the data.
-        tempfile.tempdir = str(app.state.store.blobs.spool)
         _require_keys(settings, app.state.keys)
         # What is started from here needs no key, least of all a process that reads uploads.
         os.environ.pop("ACORN_ADMIN_KEY", None)

@@ -20,7 +20,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from acorn_svc.api.intake import Intake
 from acorn_svc.errors import BadRequest, DigestMismatch, TooManyBytes
 from acorn_svc.settings import Settings
-from acorn_svc.store.blobs import Blobs
+from acorn_svc.store.blobs import Blobs, sha256_of
 from acorn_svc.store.scenes import SceneStore
 
 MULTIPART: Final = "multipart/form-data"
@@ -171,28 +171,37 @@ async def _receive_form(
 ) -> Received:
     """Read a form and write its file to `path`; `wanted` are digests of the whole form."""
     whole = hashlib.sha256()
-    body = _with_room_for_two(body, require_room, intake)
-    parser = MultiPartParser(
-        request.headers,
-        _digested(body, whole) if wanted else body,
-        max_files=1,
-        max_fields=MAX_FIELDS,
-        max_part_size=MAX_FIELD_BYTES,
-    )
+    body = _with_room(body, require_room, intake)
+    parser = FormParser(request.headers, _digested(body, whole) if wanted else body, path)
     try:
         form = await parser.parse()
     except MultiPartException:
         raise BadRequest("The multipart body cannot be read.") from None
-    try:
-        _require_digests(wanted, whole.hexdigest())
-        file = form.get("file")
-        if not isinstance(file, UploadFile):
-            raise BadRequest("The multipart body has no file in a field named `file`.")
-        sha256 = await intake.write(partial(_copy, file, path, require_room))
-        _require_digests(announced_digests(file.headers, *DIGEST_HEADERS), sha256)
-        return Received(sha256, {name: value for name, value in form.items() if isinstance(value, str)})
-    finally:
-        await form.close()
+    await form.close()  # from here on all of the file can be read
+    _require_digests(wanted, whole.hexdigest())
+    file = form.get("file")
+    if not isinstance(file, UploadFile):
+        raise BadRequest("The multipart body has no file in a field named `file`.")
+    sha256 = await intake.write(partial(sha256_of, path))
+    _require_digests(announced_digests(file.headers, *DIGEST_HEADERS), sha256)
+    return Received(sha256, {name: value for name, value in form.items() if isinstance(value, str)})
+
+
+class FormParser(MultiPartParser):
+    """Writes the file of a form to `path`, where it is to be, not to one that would have to be copied."""
+
+    def __init__(self, headers: Headers, body: AsyncGenerator[bytes, None], path: Path) -> None:
+        super().__init__(headers, body, max_files=1, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES)
+        self._path = path
+
+    def on_headers_finished(self) -> None:
+        """Called before the content of each part."""
+        super().on_headers_finished()
+        upload = self._current_part.file
+        if upload is not None:
+            upload.file.close()
+            upload.file = self._path.open("wb")
+            self._files_to_close_on_error.append(upload.file)  # type: ignore[arg-type]
 
 
 async def _digested(body: AsyncIterator[bytes], whole: hashlib._Hash) -> AsyncGenerator[bytes, None]:
@@ -201,23 +210,10 @@ async def _digested(body: AsyncIterator[bytes], whole: hashlib._Hash) -> AsyncGe
         yield chunk
 
 
-async def _with_room_for_two(
+async def _with_room(
     body: AsyncIterator[bytes], require_room: RequireRoom, intake: Intake
 ) -> AsyncGenerator[bytes, None]:
-    """The same bytes, as long as there is room for them and for a copy of all that have come."""
-    come = 0
+    """The same bytes in larger pieces, as long as there is room for them."""
     async for piece in pieces(body):
-        come += len(piece)
-        await intake.write(partial(require_room, len(piece) + come))
+        await intake.write(partial(require_room, len(piece)))
         yield piece
-
-
-def _copy(file: UploadFile, path: Path, require_room: RequireRoom) -> str:
-    """Write the file of a form to `path`; returns its SHA-256 in hexadecimal."""
-    sha256 = hashlib.sha256()
-    with path.open("wb") as target:
-        while piece := file.file.read(PIECE_BYTES):
-            require_room(len(piece))
-            target.write(piece)
-            sha256.update(piece)
-    return sha256.hexdigest()

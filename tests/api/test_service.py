@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -93,7 +92,6 @@ def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list
     """Starts the service, but for listening; the hosts that it warned of."""
     monkeypatch.setattr(app_module.Server, "run", lambda _: None)
     monkeypatch.setattr(app_module.logs, "configure", lambda _: None)
-    monkeypatch.setattr(tempfile, "tempdir", None)
 
     def start(**settings: Any) -> list[str]:
         with capture_logs() as logs:

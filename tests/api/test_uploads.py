@@ -5,14 +5,18 @@ from __future__ import annotations
 import base64
 import hashlib
 import socket
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 from conftest import Gallery
 from test_scenes import image_bytes
 
+from acorn_svc.errors import BadImage
+from acorn_svc.jobs.inspection import Inspection, Inspector
 from acorn_svc.settings import MIB, Settings
 
 PATIENCE_SECONDS = 60
@@ -79,19 +83,40 @@ def test_room_is_looked_for_while_bytes_arrive(gallery: Gallery, monkeypatch: py
     assert spool_of(gallery) == []
 
 
-@pytest.mark.parametrize(("asked", "left"), [(2, 2 * MIB), (3, MIB - 1), (4, 0)])
-def test_a_form_needs_room_for_two(
-    gallery: Gallery, monkeypatch: pytest.MonkeyPatch, asked: int, left: int
+@pytest.mark.parametrize(("missing", "status"), [(1, 507), (0, 415)])
+def test_a_form_needs_room_for_one(
+    gallery: Gallery, monkeypatch: pytest.MonkeyPatch, missing: int, status: int
 ) -> None:
-    """Room is looked for at the start, for what has come and its copy, and for both pieces of the copy."""
+    """Room is looked for at the start and for what has come, but not for a copy."""
+    body, kind = form(bytes(MIB + 1000))
     least = Settings().min_free_disk_bytes
-    free = iter([*(asked - 1) * [least + 8 * MIB], least + left])
+    free = iter([least, least + len(body) - missing])
     usage = type("Usage", (), {"free": property(lambda _self: next(free))})()
     monkeypatch.setattr("shutil.disk_usage", lambda _path: usage)
-    body, kind = form(bytes(MIB + 1000))
     answer = gallery.client.post("/scenes", content=iter([body]), headers=kind)
-    assert (answer.status_code, answer.json()["error"]["limit"]) == (507, "min_free_disk_bytes")
+    assert answer.status_code == status
+    assert answer.json()["error"]["limit"] == ("min_free_disk_bytes" if missing else None)
     assert next(free, None) is None
+    assert spool_of(gallery) == []
+
+
+def test_the_file_of_a_form_is_written_once(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it arrives is where the check finds it, and no other file is made beside it."""
+    seen: list[list[str]] = []
+
+    def look(_inspector: Inspector, path: Path) -> Inspection:
+        seen.append([path.name])
+        seen.append(spool_of(gallery))
+        raise BadImage("Not this one.")
+
+    def no_other(*_: object, **__: object) -> None:
+        raise AssertionError("a temporary file was rolled out to the disk")
+
+    monkeypatch.setattr(Inspector, "inspect", look)
+    monkeypatch.setattr(tempfile.SpooledTemporaryFile, "rollover", no_other)
+    body, kind = form(bytes(2 * MIB))
+    assert gallery.client.post("/scenes", content=body, headers=kind).status_code == 422
+    assert seen[0] == seen[1]
     assert spool_of(gallery) == []
 
 
@@ -104,8 +129,7 @@ def test_who_leaves_leaves_nothing_behind(live_gallery: Gallery, kind: str) -> N
     body = form(bytes(3_000_000))[0][:-10]
     with socket.create_connection((address.hostname, address.port)) as connection:
         connection.sendall(head.encode() + body)
-        if kind.startswith("application"):
-            _wait_for(lambda: spool_of(gallery) != [])
+        _wait_for(lambda: spool_of(gallery) != [])
     _wait_for(lambda: spool_of(gallery) == [])
     assert gallery.client.get("/scenes").json()["total"] == total
 
