@@ -37,6 +37,8 @@ TROUBLE_SECONDS = 5
 LAST_WORDS_SECONDS = 5  # to take in what a child has said before its end
 CHILD_SHARE = 0.8  # of the time to shut down; then the job is given back without what the child was doing
 ENDED: Final[Message] = {"say": "ended"}
+LEASE_IS_OVER = "the lease is over"
+NOT_WANTED = "the job is not wanted here any more"
 
 log = structlog.get_logger()
 
@@ -99,6 +101,7 @@ class Watcher:
         try:
             return self._watch(scene_id, run)
         except (NotFound, Conflict):  # deleted, cancelled or replaced
+            log.info(NOT_WANTED)
             return True
         except Exception:
             # A full disk, for example: the job is not to blame, and waits until it can go on.
@@ -133,9 +136,13 @@ class Watcher:
             self._store.beat(scene.id, scene.run)
             os.utime(spool)  # or it would look as if somebody had left it in the spool
 
+        def let_go() -> None:
+            log.warning(LEASE_IS_OVER, scene=scene.id, run=scene.run)
+            child.kill()
+
         return Lease(
             beat,
-            child.kill,
+            let_go,
             lease_seconds=self._settings.lease_seconds,
             heartbeat_seconds=self._settings.heartbeat_seconds,
         )

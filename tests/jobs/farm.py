@@ -2,18 +2,20 @@
 
 The workers are real; only what computes is replaced, through the parameter that `jobs.worker.run` has for
 it. The script notes which worker started it for which scene, takes a moment, and says that
-it is done.
+it is done. Workers have numbers of their own, for among thousands process ids are used again.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -21,7 +23,7 @@ from acorn_svc.settings import Settings
 
 SCRIPT = """
 scene=$(cat "$1")
-echo "$PPID $scene" >> "$2"
+echo "$5 $scene" >> "$2"
 trap 'kill $!; exit' TERM
 sleep "$3" &
 wait
@@ -37,27 +39,37 @@ def main(data: str, starts: str, seconds: str) -> None:
 
     def begin(request: Message) -> subprocess.Popen[bytes]:
         file = Path(request["spool"]) / "field"
-        command = ["/bin/sh", "-c", SCRIPT, "fit", request["original"], starts, seconds, str(file)]
+        arguments = (request["original"], starts, seconds, str(file), str(number))
+        command = ["/bin/sh", "-c", SCRIPT, "fit", *arguments]
         return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
     worker.POLLING_SECONDS = 0.02
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    for _ in sys.stdin:
+    for number, _ in enumerate(sys.stdin):
         pid = os.fork()
         if pid == 0:
-            os.dup2(2, 1)  # what it logs is no answer
+            log = os.open(_log(Path(data), number), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            os.dup2(log, 2)
+            os.dup2(log, 1)  # whatever it says is no answer
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             worker.run(Settings(data=Path(data)), begin)
         print(pid, flush=True)
     os.killpg(0, signal.SIGKILL)
 
 
+def _log(data: Path, worker: int) -> Path:
+    return data / "logs" / str(worker)
+
+
 class Farm:
     """Workers on one data folder that tests start and kill."""
 
     def __init__(self, data: Path, fit_seconds: float, **settings: float) -> None:
+        self._data = data
         self._starts = data / "starts"
-        values = Settings(data=data, **settings).environment()  # type: ignore[arg-type]
+        self._pids: list[int] = []
+        (data / "logs").mkdir(parents=True, exist_ok=True)
+        values = Settings(data=data, log_format="json", **settings).environment()  # type: ignore[arg-type]
         self._process = subprocess.Popen(
             [sys.executable, __file__, str(data), str(self._starts), str(fit_seconds)],
             stdin=subprocess.PIPE,
@@ -79,19 +91,34 @@ class Farm:
         self._process.stdout.close()
 
     def start(self) -> int:
-        """Start a worker; returns its process id."""
+        """Start a worker; returns its number."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(b"\n")
         self._process.stdin.flush()
-        return int(self._process.stdout.readline())
+        self._pids.append(int(self._process.stdout.readline()))
+        return len(self._pids) - 1
+
+    @property
+    def workers(self) -> range:
+        """The numbers of all workers that were started."""
+        return range(len(self._pids))
+
+    def signal(self, worker: int, number: signal.Signals) -> None:
+        """Send a signal to a worker that lives."""
+        os.kill(self._pids[worker], number)
+
+    def log(self, worker: int) -> list[dict[str, Any]]:
+        """What a worker has written down; a line that its death cut off is left out."""
+        lines = _log(self._data, worker).read_text().splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("\n")]
 
     def starts(self) -> list[tuple[int, str]]:
         """Which worker started the fit of which scene, in order."""
         if not self._starts.exists():
             return []
         lines = [line.split() for line in self._starts.read_text().splitlines()]
-        return [(int(pid), scene) for pid, scene in lines]
+        return [(int(worker), scene) for worker, scene in lines]
 
     def kill_children(self, name: str) -> None:
         """Kill every process below that has a name."""
