@@ -118,6 +118,8 @@ class Watcher:
                 return self._run(scene, spool)
         except (NotFound, Conflict):
             raise
+        except FitFailed as error:  # the child's own doing, which it would do again
+            return self._fail(scene, error.code, error.message)
         except Exception:
             self._forgive(scene)
             raise
@@ -127,7 +129,7 @@ class Watcher:
         heard = _listen(child)
         try:
             with self._lease(scene, child, spool):
-                return self._follow(child, heard, scene)
+                return self._follow(child, heard, scene, spool)
         finally:
             end(child, heard=True)
 
@@ -176,12 +178,12 @@ class Watcher:
             "cpu_seconds": settings.job_wall_seconds * settings.job_threads,
         }
 
-    def _follow(self, child: Child, heard: Heard, scene: Scene) -> bool:
+    def _follow(self, child: Child, heard: Heard, scene: Scene, spool: Path) -> bool:
         """Take in what the child says until it ends; true when the job is over."""
         deadline = time.monotonic() + self._settings.job_wall_seconds
         asked = gone = False
         while (message := _next(heard)) is not ENDED:
-            if message is not None and self._hear(scene, message):
+            if message is not None and self._hear(scene, spool, message):
                 return True
             if self._should_end(scene) and not asked:
                 asked = True
@@ -209,7 +211,7 @@ class Watcher:
             raise Conflict("This job is not wanted any more.")
         return present.status == Status.PAUSED or self._stopping.is_set()
 
-    def _hear(self, scene: Scene, message: Message) -> bool:
+    def _hear(self, scene: Scene, spool: Path, message: Message) -> bool:
         """Keep one message; true when it was the last."""
         match message["say"]:
             case "started":
@@ -217,26 +219,21 @@ class Watcher:
             case "progress":
                 self._store.note_progress(scene.id, scene.run, message["progress"])
             case "snapshot":
-                self._publish(scene, message)
+                self._publish(scene, spool, message)
             case "done":
-                self._publish(scene, message, life.finish)
+                self._publish(scene, spool, message, life.finish)
                 return True
             case "failed":
                 error = message["error"]
                 return self._fail(scene, error["code"], error["message"])
         return False
 
-    def _publish(self, scene: Scene, message: Message, then: Callable[[Scene], None] | None = None) -> None:
-        checkpoint = self._spooled(message["checkpoint"]) if "checkpoint" in message else None
-        snapshot = self._spooled(message["file"])
+    def _publish(
+        self, scene: Scene, spool: Path, message: Message, then: Callable[[Scene], None] | None = None
+    ) -> None:
+        checkpoint = _own_file(spool, message["checkpoint"]) if "checkpoint" in message else None
+        snapshot = _own_file(spool, message["file"])
         self._store.publish_snapshot(scene.id, scene.run, snapshot, message["progress"], checkpoint, then)
-
-    def _spooled(self, name: str) -> Path:
-        """A file that the child made; it can name no other, for a hostile original may have taken it over."""
-        path = Path(name).resolve()
-        if not path.is_relative_to(self._store.blobs.spool.resolve()):
-            raise FitFailed("The fit named a file that isn't its own.")
-        return path
 
     def _ended(self, scene: Scene, status: int) -> bool:
         """The child ended without a last word, as it was asked to or in a crash; true when that was all."""
@@ -260,6 +257,17 @@ class Watcher:
         """A start that was ended by us doesn't count."""
         with self._store.edit(scene.id, scene.run) as row:
             row.attempts = max(0, row.attempts - 1)
+
+
+def _own_file(spool: Path, name: str) -> Path:
+    """A file that the child made in its folder of the spool.
+
+    It can name no other, for a hostile original may have taken it over; raises FitFailed.
+    """
+    path = Path(name)
+    if path not in spool.iterdir() or path.is_symlink() or not path.is_file():
+        raise FitFailed("The fit named a file that isn't its own.")
+    return path
 
 
 def _listen(child: Child) -> Heard:
