@@ -22,6 +22,7 @@ CHILD = "acorn_svc.jobs.child"
 ORPHANED = 3
 OUT_OF_TIME_GRACE = 5
 MAX_OPEN_FILES = 256
+MAX_LINE_BYTES = 1 << 16
 # Threads that libraries start on import would be outside of the sandbox, and take memory before any work.
 ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "VIPS_CONCURRENCY": "1"}
 # What a child takes over of the environment. Settings of the service and of other programs may be secret.
@@ -67,11 +68,10 @@ def end(process: subprocess.Popen[bytes], *, heard: bool = False) -> None:
             pipe.close()
 
 
-def messages(stream: IO[bytes]) -> Iterator[Message]:
-    """What a process says; a line that was cut off by its death is left out."""
-    for line in stream:
-        if line.endswith(b"\n"):
-            yield json.loads(line)
+def lines(stream: IO[bytes]) -> Iterator[bytes]:
+    """What a process says; one that was cut off by its death is left out, and what follows one too long."""
+    while (line := stream.readline(MAX_LINE_BYTES)).endswith(b"\n"):
+        yield line
 
 
 def say(message: Message) -> None:

@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
 
 import structlog
 from dbos import DBOS, WorkflowSerializationFormat
@@ -24,19 +23,20 @@ from acorn_svc.errors import Conflict, FitFailed, NotFound
 from acorn_svc.jobs import endings, life
 from acorn_svc.jobs.inspection import file_limits
 from acorn_svc.jobs.lease import Lease
-from acorn_svc.jobs.process import Message, end, messages, spawn_child
+from acorn_svc.jobs.process import Message, end, lines, spawn_child
 from acorn_svc.jobs.queue import WORKFLOW, JobQueue
+from acorn_svc.jobs.words import Failed, GoesOn, Made, Started, understand
 from acorn_svc.settings import Settings
 from acorn_svc.store.scenes import Scene, SceneStore, Status
 
 Child = subprocess.Popen[bytes]
-Heard = queue.SimpleQueue[Message]
+Heard = queue.SimpleQueue[bytes]
 
 LOOK_SECONDS = 0.25
 TROUBLE_SECONDS = 5
-LAST_WORDS_SECONDS = 5  # to take in what a child has said before its end
+LAST_WORDS_SECONDS = 5  # between the end of a child and the last of what it says, whichever comes first
 CHILD_SHARE = 0.8  # of the time to shut down; then the job is given back without what the child was doing
-ENDED: Final[Message] = {"say": "ended"}
+ENDED = b""
 LEASE_IS_OVER = "the lease is over"
 NOT_WANTED = "the job is not wanted here any more"
 
@@ -182,8 +182,8 @@ class Watcher:
         """Take in what the child says until it ends; true when the job is over."""
         deadline = time.monotonic() + self._settings.job_wall_seconds
         asked = gone = False
-        while (message := _next(heard)) is not ENDED:
-            if message is not None and self._hear(scene, spool, message):
+        while (line := _next(heard)) != ENDED:
+            if line is not None and self._hear(scene, spool, line):
                 return True
             if self._should_end(scene) and not asked:
                 asked = True
@@ -198,7 +198,7 @@ class Watcher:
                 if not asked:
                     return self._out_of_time(scene)
                 child.kill()  # the job goes on from the checkpoint before
-        return self._ended(scene, child.wait())
+        return self._ended(scene, _exit_status(child))
 
     def _out_of_time(self, scene: Scene) -> bool:
         reason = endings.out_of_time(self._settings.job_wall_seconds)
@@ -211,29 +211,28 @@ class Watcher:
             raise Conflict("This job is not wanted any more.")
         return present.status == Status.PAUSED or self._stopping.is_set()
 
-    def _hear(self, scene: Scene, spool: Path, message: Message) -> bool:
-        """Keep one message; true when it was the last."""
-        match message["say"]:
-            case "started":
-                self._store.forget_progress_after(scene.id, scene.run, message["step"])
-            case "progress":
-                self._store.note_progress(scene.id, scene.run, message["progress"])
-            case "snapshot":
-                self._publish(scene, spool, message)
-            case "done":
-                self._publish(scene, spool, message, life.finish)
+    def _hear(self, scene: Scene, spool: Path, line: bytes) -> bool:
+        """Keep what the child says; true when it was the last."""
+        match understand(line):
+            case Started(step=step):
+                self._store.forget_progress_after(scene.id, scene.run, step)
+            case GoesOn(progress=progress):
+                self._store.note_progress(scene.id, scene.run, progress.to_json())
+            case Made(say="snapshot") as made:
+                self._publish(scene, spool, made)
+            case Made() as made:
+                self._publish(scene, spool, made, life.finish)
                 return True
-            case "failed":
-                error = message["error"]
-                return self._fail(scene, error["code"], error["message"])
+            case Failed(error=error):
+                return self._fail(scene, error.code, error.message)
         return False
 
     def _publish(
-        self, scene: Scene, spool: Path, message: Message, then: Callable[[Scene], None] | None = None
+        self, scene: Scene, spool: Path, made: Made, then: Callable[[Scene], None] | None = None
     ) -> None:
-        checkpoint = _own_file(spool, message["checkpoint"]) if "checkpoint" in message else None
-        snapshot = _own_file(spool, message["file"])
-        self._store.publish_snapshot(scene.id, scene.run, snapshot, message["progress"], checkpoint, then)
+        checkpoint = _own_file(spool, made.checkpoint) if made.checkpoint else None
+        snapshot, progress = _own_file(spool, made.file), made.progress.to_json()
+        self._store.publish_snapshot(scene.id, scene.run, snapshot, progress, checkpoint, then)
 
     def _ended(self, scene: Scene, status: int) -> bool:
         """The child ended without a last word, as it was asked to or in a crash; true when that was all."""
@@ -281,14 +280,23 @@ def _pass_on(child: Child, heard: Heard) -> None:
     assert child.stdout is not None
     try:
         with child.stdout as stream:
-            for message in messages(stream):
-                heard.put(message)
+            for line in lines(stream):
+                heard.put(line)
     finally:
         heard.put(ENDED)
 
 
-def _next(heard: Heard) -> Message | None:
+def _next(heard: Heard) -> bytes | None:
     try:
         return heard.get(timeout=LOOK_SECONDS)
     except queue.Empty:
         return None
+
+
+def _exit_status(child: Child) -> int:
+    """How the child ended, now that it says no more; it does not stay for that."""
+    try:
+        return child.wait(LAST_WORDS_SECONDS)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        return child.wait()

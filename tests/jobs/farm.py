@@ -21,6 +21,8 @@ import psutil
 
 from acorn_svc.settings import Settings
 
+PROGRESS: dict[str, Any] = {"stage": "done", "step": 1, "steps": 1, "seconds": 0.0, "psnr": None, "iou": None}
+PROGRESS |= {"blocks": 1, "parameters": 1, "bytes": 1}
 SCRIPT = """
 scene=$(cat "$1")
 echo "$5 $scene" >> "$2"
@@ -28,7 +30,7 @@ trap 'kill $!; exit' TERM
 sleep "$3" &
 wait
 printf 'field of %s' "$scene" > "$4"
-printf '{"say": "done", "file": "%s", "progress": {"stage": "done", "step": 1}}\\n' "$4"
+printf '{"say": "done", "file": "%s", "progress": %s}\\n' "$4" "$6"
 """
 
 
@@ -39,7 +41,8 @@ def main(data: str, starts: str, seconds: str) -> None:
 
     def begin(request: Message) -> subprocess.Popen[bytes]:
         file = Path(request["spool"]) / "field"
-        arguments = (request["original"], starts, seconds, str(file), str(number))
+        told = json.dumps(PROGRESS)
+        arguments = (request["original"], starts, seconds, str(file), str(number), told)
         command = ["/bin/sh", "-c", SCRIPT, "fit", *arguments]
         return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 

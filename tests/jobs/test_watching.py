@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import threading
 import time
@@ -11,7 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from farm import PROGRESS
 
+from acorn_svc.jobs import workflow
 from acorn_svc.jobs.process import Message
 from acorn_svc.jobs.queue import JobQueue
 from acorn_svc.jobs.workflow import Watcher
@@ -75,7 +78,7 @@ def test_a_fit_that_names_a_file_which_is_not_its_own_fails_at_once(
         (spool / "own").write_bytes(b"a field")
         (spool / "link").symlink_to(upload)
         files = {"file": str(spool / "own"), member: str(spool / name)}
-        return _says({"say": say, **files, "progress": {"stage": "fitting", "step": 1}})
+        return _says({"say": say, **files, "progress": PROGRESS})
 
     scene_id = _queued_scene(store)
     assert Watcher(store, jobs, store.settings, begin).watch(scene_id, 0)
@@ -89,9 +92,65 @@ def test_a_fit_that_names_a_file_which_is_not_its_own_fails_at_once(
     store.close()
 
 
-def _says(message: Message) -> subprocess.Popen[bytes]:
+@pytest.mark.parametrize(
+    "message",
+    [
+        "nonsense",
+        [],
+        {},
+        {"say": "farewell"},
+        {"say": "started"},
+        {"say": "started", "step": "1"},
+        {"say": "started", "step": 1 << 63},
+        {"say": "progress", "progress": {"stage": "fitting", "step": 1}},
+        {"say": "progress", "progress": {**PROGRESS, "seconds": float("nan")}},
+        {"say": "progress", "progress": {**PROGRESS, "stage": 10_000 * "x"}},
+        {"say": "snapshot", "file": 1, "progress": PROGRESS},
+        {"say": "failed", "error": "no"},
+    ],
+)
+def test_a_fit_that_says_what_makes_no_sense_fails_at_once(tmp_path: Path, message: object) -> None:
+    store = SceneStore(Settings(data=tmp_path))
+    jobs = JobQueue(store, 10)
+    scene_id = _queued_scene(store)
+    assert Watcher(store, jobs, store.settings, lambda _request: _says(message)).watch(scene_id, 0)
+    scene = store.get(scene_id)
+    assert (scene.status, scene.error_code, scene.attempts) == (Status.FAILED, "fit_failed", 1)
+    assert scene.error_message == "The process of the fit said what makes no sense."
+    assert (scene.version, scene.progress) == (0, None)
+    jobs.close()
+    store.close()
+
+
+@pytest.mark.parametrize("script", ["exec >&-", "head -c 70000 /dev/zero"])
+def test_a_fit_that_can_be_heard_no_more_is_ended_and_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str
+) -> None:
+    """It has closed its output, or says one line without an end."""
+    monkeypatch.setattr(workflow, "LAST_WORDS_SECONDS", 0.1)
+    store = SceneStore(Settings(data=tmp_path, job_attempts=1))
+    jobs = JobQueue(store, 10)
+    scene_id, children = _queued_scene(store), list[subprocess.Popen[bytes]]()
+
+    def begin(_request: Message) -> subprocess.Popen[bytes]:
+        children.append(_runs(f"{script}; read -r line"))
+        return children[-1]
+
+    assert Watcher(store, jobs, store.settings, begin).watch(scene_id, 0)
+    scene = store.get(scene_id)
+    assert (scene.status, scene.error_code, scene.attempts) == (Status.FAILED, "fit_failed", 1)
+    assert [child.poll() for child in children] == [-signal.SIGKILL]
+    jobs.close()
+    store.close()
+
+
+def _says(message: object) -> subprocess.Popen[bytes]:
     """A process that says one thing and waits for its end."""
-    command = ["/bin/sh", "-c", 'echo "$1"; read -r line', "child", json.dumps(message)]
+    return _runs('echo "$1"; read -r line', json.dumps(message))
+
+
+def _runs(script: str, *arguments: str) -> subprocess.Popen[bytes]:
+    command = ["/bin/sh", "-c", script, "child", *arguments]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
 
