@@ -50,11 +50,11 @@ SCENE_NAME: Final = re.compile("([0-9a-z]{26})(?:-([1-9][0-9]{0,8}))?")
 BYTES_PER_PARAMETER: Final = 24
 # The finest blocks are there one by one: their leaf, and their sign at every scale.
 BYTES_PER_FINEST_BLOCK: Final = 16
-# Paths of pictures that were given to somebody lately.
+# Paths of pictures. What they were lately answered with is remembered by its name in the cache.
 PICTURE: Final = re.compile(rb"/(?:iiif|dzi|tiles3d)/[^?#]*\.(?:jpg|png|webp|tif|glb|subtree)(?=[?#]|$)")
 EXPECTED: Final = "picture"  # in the state of a request that is on its way
 PATH_CACHE_BYTES: Final = 1 << 23
-BYTES_PER_PATH: Final = 200  # beside the path itself
+BYTES_PER_PATH: Final = 800  # beside the path itself
 READY_SECONDS: Final = 300
 CHANGING_SECONDS: Final = 2
 OPEN_ATTEMPTS: Final = 5
@@ -82,6 +82,10 @@ class Cache(Generic[K, V]):
             self.hits += 1
             self._entries.move_to_end(key)
             return self._entries[key][0]
+
+    def __contains__(self, key: K) -> bool:
+        """Whether there is a value under `key`; that doesn't count as a use or a look-up."""
+        return key in self._entries
 
     def put(self, key: K, value: V, size: int) -> None:
         """Keep `value`, of `size` bytes; one larger than the whole cache isn't kept."""
@@ -203,7 +207,7 @@ class Renderer:
         self._results: Cache[Hashable, bytes] = Cache(settings.tile_cache_bytes)
         self._making: Flights[tuple[View, bytes]] = Flights()
         self._expected: Counter[bytes] = Counter()
-        self._paths: Cache[bytes, bool] = Cache(PATH_CACHE_BYTES)
+        self._paths: Cache[bytes, Hashable] = Cache(PATH_CACHE_BYTES)
         self._opening = threading.Lock()
 
     @property
@@ -221,15 +225,15 @@ class Renderer:
         return not self.gate.has_room(coming=len(self._making) + len(self._expected))
 
     def unknown_picture(self, url: bytes) -> bytes | None:
-        """The path of the picture at `url`, as it was sent, if there is one that nobody was given lately."""
+        """The path of the picture at `url`, as it was sent, if there is one that isn't in the cache."""
         match = PICTURE.match(url)
-        return None if match is None or self._paths.get(match[0]) else match[0]
+        return None if match is None or self._paths.get(match[0]) in self._results else match[0]
 
     def refuses(self, picture: bytes) -> bool:
         """Whether a request for an unknown picture need not be looked at: there is no room to render it.
 
         Taking a request apart costs more than answering it. A crowd would take the time away from those who
-        are let in; what nobody has been given lately is not in the cache, or is worth asking for again.
+        are let in.
         """
         return self._is_crowded and picture not in self._expected
 
@@ -301,7 +305,7 @@ class Renderer:
             return answer
         newest, content = await self.make(view, what, work, request)
         path: bytes = request.scope["raw_path"]
-        self._paths.put(path, True, len(path) + BYTES_PER_PATH)
+        self._paths.put(path, (newest.key, what), len(path) + BYTES_PER_PATH)
         return Response(content, 200, newest.headers(**headers), media_type)
 
     async def make(self, view: View, what: Hashable, work: Work, request: Request) -> tuple[View, bytes]:

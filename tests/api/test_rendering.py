@@ -94,6 +94,17 @@ def test_those_on_their_way_are_counted(tmp_path: Path) -> None:
     assert not renderer.refuses(third)
 
 
+def test_a_picture_that_has_left_the_cache_is_unknown(gallery: Gallery) -> None:
+    renderer = gallery.client.app.state.renderer  # type: ignore[attr-defined]
+    path = f"/iiif/{gallery.add(random_field(16, 16))}/full/8,8/0/default.png"
+    assert renderer.unknown_picture(path.encode()) == path.encode()
+    gallery.client.get(path).raise_for_status()
+    assert renderer.unknown_picture(path.encode()) is None
+    tiles = renderer.caches["tiles"]
+    tiles.put("all the room", b"", tiles.capacity)
+    assert renderer.unknown_picture(path.encode()) == path.encode()
+
+
 READERS = [
     ("GET", "/iiif/{id}/full/8,8/0/default.png"),
     ("GET", "/dzi/{id}_files/4/0_0.png"),
