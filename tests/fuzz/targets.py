@@ -64,7 +64,7 @@ def sealed(data: bytes) -> bytes:
         begin, end = (start + int(offset) for offset in places["digest"])
         if end - begin == DIGEST_BYTES and end <= len(content):
             content[begin:end] = hashlib.sha256(content[:begin]).digest()
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError, MemoryError):
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError, MemoryError):
         pass
     return bytes(content)
 
