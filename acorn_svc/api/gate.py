@@ -129,8 +129,9 @@ class Gate:
         running = self._submit(begin)
         try:
             return await self._begun_in_time(running)
-        finally:
+        except asyncio.CancelledError:
             go_on.stop()
+            raise
 
     async def steps(self, source: Iterator[T]) -> AsyncIterator[T]:
         """The items of `source`, each made in a thread when one is free.

@@ -136,6 +136,16 @@ def test_where_a_crowd_has_patience_the_queue_stays_as_long() -> None:
     run(main)
 
 
+def test_what_work_leaves_to_be_made_later_goes_on_after_its_end() -> None:
+    async def main() -> None:
+        def work(go_on: GoOn) -> Iterator[int]:
+            return (number for number in range(3) if go_on() is None)
+
+        assert list(await gate_of().run(work)) == [0, 1, 2]
+
+    run(main)
+
+
 def test_a_thread_goes_on_while_the_event_loop_is_busy() -> None:
     second = threading.Event()
 
