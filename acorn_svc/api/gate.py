@@ -15,6 +15,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Hashable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Generic, TypeVar, cast
 
 from fastapi import Request
@@ -116,22 +117,19 @@ class Gate:
         if not self.has_room():
             raise self.full()
         go_on = GoOn(self._seconds, self._limit)
-
-        def begin() -> T:
-            go_on.begin()
-            start = time.monotonic()
-            try:
-                return work(go_on)
-            finally:
-                # Should two threads do this at once, one of the times is lost, which does no harm.
-                self._mean += (time.monotonic() - start - self._mean) / MEAN_OF
-
-        running = self._submit(begin)
+        running = self._submit(partial(self._noted, work, go_on))
+        answer = asyncio.wrap_future(running)
         try:
-            return await self._begun_in_time(running)
+            await asyncio.wait((answer,), timeout=self._patience)
+            if not running.cancel():  # it has begun
+                return await answer
         except asyncio.CancelledError:
+            answer.cancel()
             go_on.stop()
             raise
+        raise Unavailable(
+            "The render had to wait too long.", limit="render_wait_seconds", value=self._patience
+        )
 
     async def steps(self, source: Iterator[T]) -> AsyncIterator[T]:
         """The items of `source`, each made in a thread when one is free.
@@ -166,19 +164,15 @@ class Gate:
         running.add_done_callback(lambda _: self._waiting.discard(turn))
         return running
 
-    async def _begun_in_time(self, running: Future[T]) -> T:
-        """What `running` comes to; raises Unavailable when it has to wait too long for a thread."""
-        answer = asyncio.wrap_future(running)
+    def _noted(self, work: Callable[[GoOn], T], go_on: GoOn) -> T:
+        """What `work` comes to, begun now; how long it takes counts for the mean."""
+        go_on.begin()
+        start = time.monotonic()
         try:
-            await asyncio.wait((answer,), timeout=self._patience)
-            if not running.cancel():
-                return await answer
-        except asyncio.CancelledError:
-            answer.cancel()
-            raise
-        raise Unavailable(
-            "The render had to wait too long.", limit="render_wait_seconds", value=self._patience
-        )
+            return work(go_on)
+        finally:
+            # Should two threads do this at once, one of the times is lost, which does no harm.
+            self._mean += (time.monotonic() - start - self._mean) / MEAN_OF
 
     def close(self) -> None:
         """Take no more work; what goes on is not waited for."""

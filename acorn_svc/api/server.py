@@ -95,13 +95,15 @@ class Refusal(NamedTuple):
     @classmethod
     def of(cls, response: JSONResponse) -> Refusal:
         """The same as `response`."""
-        lines = [b"%b: %b\r\n" % field for field in response.raw_headers]
-        return cls(response, b"".join([STATUS_LINE[response.status_code], *lines]))
+        return cls(response, STATUS_LINE[response.status_code] + _lines(response.raw_headers))
 
     def wire(self, more: Iterable[tuple[bytes, bytes]] = ()) -> bytes:
         """All that goes over the wire, with `more` fields in the header."""
-        lines = [b"%b: %b\r\n" % field for field in more]
-        return b"".join([self.header, *lines, b"\r\n", bytes(self.response.body)])
+        return b"".join([self.header, _lines(more), b"\r\n", bytes(self.response.body)])
+
+
+def _lines(fields: Iterable[tuple[bytes, bytes]]) -> bytes:
+    return b"".join(b"%b: %b\r\n" % field for field in fields)
 
 
 class Admission:
