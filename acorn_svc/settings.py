@@ -487,7 +487,7 @@ class Settings(BaseSettings):
         20, "seconds", "Time a render may wait before it is answered 503.", most=600, refused=BUSY
     )
     crowd_wait_seconds: float = _setting(
-        0.05,
+        0.03,
         "seconds",
         "Wait in a crowd: once the queue was full, it is kept this short until nobody waits.",
         least=0.001,

@@ -24,6 +24,7 @@ from starlette.types import Receive, Scope, Send
 
 from acorn_svc.api.tally import Tally
 from acorn_svc.errors import Unavailable
+from acorn_svc.jobs.process import give_way
 
 T = TypeVar("T")
 
@@ -75,7 +76,7 @@ class Gate:
         crowd_patience: float = math.inf,
     ) -> None:
         # Its own queue holds what waits: a thread goes on at once, also while the event loop is busy.
-        self._threads = ThreadPoolExecutor(width, thread_name_prefix=limit)
+        self._threads = ThreadPoolExecutor(width, thread_name_prefix=limit, initializer=give_way)
         self._waiting: set[object] = set()
         self._crowded = False
         self._crowd_patience = crowd_patience

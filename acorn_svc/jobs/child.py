@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from acorn_svc.errors import AcornError, BadModel, InsufficientStorage, LimitExceeded, OutOfMemory
 from acorn_svc.jobs import endings
-from acorn_svc.jobs.process import Message, hold_lifeline, limit_resources, say
+from acorn_svc.jobs.process import Message, give_way, hold_lifeline, limit_resources, say
 from acorn_svc.jobs.sandbox import confine
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ CHECKPOINT_SHARE = 10  # a checkpoint may take one tenth of the time
 def main() -> None:
     """Do what the command line says."""
     command, request = sys.argv[1], json.loads(sys.argv[2])
+    give_way()
     {"inspect": inspect, "fit": fit}[command](request)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -15,6 +17,7 @@ from starlette.types import Message
 
 from acorn_svc.api.gate import BoundedStream, Flights, Gate, GoOn, Places, alone, continued
 from acorn_svc.errors import NotFound, Unavailable
+from acorn_svc.jobs.process import NICENESS
 
 PATIENCE_SECONDS = 10
 
@@ -158,6 +161,19 @@ def test_a_thread_goes_on_while_the_event_loop_is_busy() -> None:
         await asyncio.sleep(0)
         assert second.wait(PATIENCE_SECONDS / 2)  # nothing else happens in the loop meanwhile
         await asyncio.gather(*both)
+
+    run(main)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are ranked on Linux only")
+def test_work_leaves_the_processor_to_the_event_loop() -> None:
+    def niceness(_go_on: GoOn) -> int:
+        return os.getpriority(os.PRIO_PROCESS, 0)
+
+    async def main() -> None:
+        before = os.getpriority(os.PRIO_PROCESS, 0)
+        assert await gate_of().run(niceness) == max(before, NICENESS)
+        assert os.getpriority(os.PRIO_PROCESS, 0) == before
 
     run(main)
 

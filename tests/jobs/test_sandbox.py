@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from acorn_svc.jobs.process import end, spawn_child
+from acorn_svc.jobs.process import NICENESS, end, spawn_child
 from acorn_svc.jobs.sandbox import holds
 
 HOLDS = holds()
@@ -151,7 +151,7 @@ def _request(folder: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def test_the_child_is_in_the_sandbox_and_knows_no_secret(
+def test_the_child_is_in_the_sandbox_gives_way_and_knows_no_secret(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     secrets = {"ACORN_DATABASE_URL": "s3cret", "AWS_SECRET_ACCESS_KEY": "s3cret", "PGPASSWORD": "s3cret"}
@@ -168,6 +168,7 @@ def test_the_child_is_in_the_sandbox_and_knows_no_secret(
             time.sleep(0.02)
         assert facts["NoNewPrivs"] == "1"
         assert facts["Umask"] == "0077"
+        assert os.getpriority(os.PRIO_PROCESS, child.pid) >= NICENESS
         assert b"s3cret" not in (process / "environ").read_bytes()
         assert str(tmp_path) not in _open_places(process)
     finally:
