@@ -44,7 +44,7 @@ from acorn_svc.errors import (
     Unavailable,
     UnsupportedMedia,
 )
-from acorn_svc.store.uploads import KEEP_BYTES, Also, Upload, UploadStore, Writer
+from acorn_svc.store.uploads import Also, Upload, UploadStore, Writer
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -216,7 +216,8 @@ async def append_to_upload(
     """`Upload-Offset` is where the body goes on; if the upload stands elsewhere, 409 says where.
 
     What the answer's `Upload-Offset` counts is on the disk. When a request breaks off, all that came of it
-    counts, unless it has a checksum. Of two requests the newer one wins, and the older is answered 409.
+    counts, unless it has a checksum. Of two requests the newer one wins, if it begins where the older has
+    come to, and the older is answered 409.
 
     After the last byte the file is checked as by `POST /scenes`, and the answer's `Acorn-Scene` is where the
     scene is. Whoever missed it can GET the upload.
@@ -237,6 +238,7 @@ async def append_to_upload(
 )
 def find_upload(id: UploadId, uploads: UploadsDep, base: BaseDep) -> Response:
     """`Upload-Offset`, `Upload-Length` and `Upload-Metadata` in headers, for clients that speak tus."""
+    uploads.settle(id)
     upload = uploads.get(id)
     headers = {**_headers(upload, uploads, base), "Upload-Length": str(upload.length)}
     if upload.labels:
@@ -299,7 +301,7 @@ async def _take(
     request: Request, checks: list[Check], upload_id: str, offset: int, uploads: UploadStore, intake: Intake
 ) -> Upload:
     """Append the body of `request` at `offset`; after the last byte, make the scene."""
-    writer = await intake.write(partial(uploads.take_over, upload_id, offset))
+    writer = await intake.write(partial(uploads.take_over, upload_id, offset, as_a_whole=bool(checks)))
     try:
         await _append(request, checks, writer, intake)
     finally:
@@ -318,8 +320,6 @@ async def _append(request: Request, checks: list[Check], writer: Writer, intake:
         writer.write(piece)
         for hasher, _ in checks:
             hasher.update(piece)
-        if not checks and writer.unkept >= KEEP_BYTES:
-            writer.keep()
 
     if announced_bytes(request) > writer.missing:
         raise BadRequest("There are more bytes than Upload-Length says.")
@@ -327,8 +327,7 @@ async def _append(request: Request, checks: list[Check], writer: Writer, intake:
         async for piece in pieces(request.stream()):
             await intake.write(partial(write, piece))
     except (ClientDisconnect, HTTPException):
-        if not checks:
-            await intake.write(writer.keep)
+        await intake.write(writer.settle)
         raise
     if any(hasher.digest() != expected for hasher, expected in checks):
         raise ChecksumMismatch("The bytes of this request aren't those of its checksum.")

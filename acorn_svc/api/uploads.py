@@ -6,6 +6,7 @@ import base64
 import binascii
 import hashlib
 import re
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ MULTIPART: Final = "multipart/form-data"
 MAX_FIELDS: Final = 32
 MAX_FIELD_BYTES: Final = 64 * 1024
 PIECE_BYTES: Final = 1024 * 1024
+PIECE_SECONDS: Final = 1.0
 """So much is gathered before it is written: threads are not free."""
 DIGEST_HEADERS: Final = ("content-digest", "repr-digest")
 SHA256: Final = re.compile(r"sha-256\s*=\s*:([^:]*):")
@@ -115,14 +117,19 @@ def _require_digests(wanted: set[str], sha256: str) -> None:
 
 
 async def pieces(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
-    """The same bytes in larger pieces; when they break off, those that came are told before that is."""
+    """The same bytes in larger pieces; when they break off, those that came are told before that is.
+
+    Those of a slow client are smaller, so that few seconds of it are ever in memory alone.
+    """
     gathered = bytearray()
+    end = time.monotonic() + PIECE_SECONDS
     try:
         async for chunk in chunks:
             gathered += chunk
-            if len(gathered) >= PIECE_BYTES:
+            if len(gathered) >= PIECE_BYTES or time.monotonic() > end:
                 yield bytes(gathered)
                 gathered.clear()
+                end = time.monotonic() + PIECE_SECONDS
     except Exception:
         if gathered:
             yield bytes(gathered)

@@ -5,7 +5,9 @@
 
 A byte counts once it is on the disk and a committed row says so. Of several requests that append to
 one upload only the newest may: each takes the next turn, and whoever finds that the turn has passed on
-gives up. The lock of the file keeps apart single steps, in every process, and goes with its holder.
+gives up. It is taken only at the end of all that has come, so that no request that brings something is
+disturbed by one that knows less. The lock of the file keeps apart single steps, in every process, and goes
+with its holder.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Any, Final
+from weakref import WeakValueDictionary
 
 from sqlalchemy import ColumnElement, and_, delete, func, or_, select
 from sqlalchemy.orm import Session
@@ -43,6 +47,8 @@ __all__ = ["Upload", "UploadStore", "Writer"]
 
 KEEP_BYTES: Final = 4 * 1024 * 1024
 """Often enough that, with what is on its way meanwhile, a crash costs 8 MiB at most."""
+KEEP_SECONDS: Final = 1.0
+"""Often enough that what a slow client sent counts when another one takes its turn."""
 TOO_MANY_SECONDS: Final = 60
 OWNERS: Final = 4
 """One owner may take this part of what unfinished uploads may take together."""
@@ -64,6 +70,7 @@ class UploadStore:
         self._settings = settings
         self._folder = settings.data / "uploads"
         self._folder.mkdir(exist_ok=True)
+        self._writers: WeakValueDictionary[str, Writer] = WeakValueDictionary()
 
     def create(
         self,
@@ -106,18 +113,30 @@ class UploadStore:
             session.delete(self._require(session, upload_id))
         self._path(upload_id).unlink(missing_ok=True)
 
-    def take_over(self, upload_id: str, offset: int) -> Writer:
+    def settle(self, upload_id: str) -> None:
+        """Let all count that a request has brought until now; one to another process is left alone."""
+        writer = self._writers.get(upload_id)
+        if writer is not None:
+            with suppress(Conflict, NotFound):
+                writer.settle()
+
+    def take_over(self, upload_id: str, offset: int, *, as_a_whole: bool = False) -> Writer:
         """Append from `offset` on, which must be where the upload stands; earlier requests lose this right.
+
+        What is appended `as_a_whole` counts when all of it is there, by `Writer.keep`, or not at all.
 
         Raises NotFound, and WrongOffset.
         """
+        self.settle(upload_id)
         with self._database.write() as session:
             upload = self._require(session, upload_id)
             if upload.received != offset:
                 at = upload.received
                 raise WrongOffset(f"The upload goes on at byte {at}.", offset=at)
             upload.turn = _next_turn(upload)
-        return Writer(self, upload, partial(self._open, upload_id))
+        writer = Writer(self, upload, partial(self._open, upload_id), as_a_whole=as_a_whole)
+        self._writers[upload_id] = writer
+        return writer
 
     def finish(self, upload_id: str, sha256: str | None, make: Make) -> Upload:
         """Let `make(upload, file, sha256, also)` make a scene of the whole, once and never again.
@@ -331,13 +350,19 @@ class UploadStore:
 class Writer:
     """What one request appends to an upload, as long as no newer one does."""
 
-    def __init__(self, store: UploadStore, upload: Upload, open_file: Callable[[], int]) -> None:
+    def __init__(
+        self, store: UploadStore, upload: Upload, open_file: Callable[[], int], *, as_a_whole: bool
+    ) -> None:
         self._store = store
         self._upload = upload
         self._open_file = open_file
+        self._as_a_whole = as_a_whole
         self._file: int | None = None
         self._kept = self._position = upload.received
+        self._kept_at = time.monotonic()
         self._sha256 = hashlib.sha256() if upload.received == 0 else None
+        self._step = Lock()  # a newer request lets count what this one has written
+        self._is_closed = False
 
     @property
     def missing(self) -> int:
@@ -345,48 +370,63 @@ class Writer:
         return self._upload.length - self._position
 
     @property
-    def unkept(self) -> int:
-        """So many bytes were written but don't count yet."""
-        return self._position - self._kept
-
-    @property
     def sha256(self) -> str | None:
         """The SHA-256 of the upload up to here, in hexadecimal, if this request wrote all of it."""
         return None if self._sha256 is None else self._sha256.hexdigest()
 
     def write(self, piece: bytes) -> None:
-        """Write on; it doesn't count before `keep`.
+        """Write on; it counts soon, or after `keep`.
 
         Raises NotFound or Conflict when it isn't this request's turn any more, and BadRequest, without
         writing anything, for more bytes than are missing.
         """
         if len(piece) > self.missing:
             raise BadRequest("There are more bytes than Upload-Length says.")
-        with self._locked() as file:
-            self._store.require_turn(self._upload)
-            _write_all(file, piece, self._position)
-        self._position += len(piece)
-        if self._sha256 is not None:
-            self._sha256.update(piece)
+        with self._step:
+            with self._locked() as file:
+                self._store.require_turn(self._upload)
+                _write_all(file, piece, self._position)
+            self._position += len(piece)
+            if self._sha256 is not None:
+                self._sha256.update(piece)
+            if self._is_due() and not self._as_a_whole:
+                self._keep()
 
     def keep(self) -> None:
         """Let everything that was written count: it is on the disk when this returns. Raises as `write`."""
-        if self.unkept == 0:
-            return
-        with self._locked() as file:
-            os.fsync(file)
-            self._store.note_received(self._upload, self._position)
-        self._kept = self._position
+        with self._step:
+            self._keep()
+
+    def settle(self) -> None:
+        """As `keep`, but for what counts as a whole, and what nobody writes any more."""
+        with self._step:
+            if not (self._as_a_whole or self._is_closed):
+                self._keep()
 
     def close(self) -> None:
         """Let go of the file."""
-        if self._file is not None:
-            os.close(self._file)
+        with self._step:
+            self._is_closed = True
+            if self._file is not None:
+                os.close(self._file)
 
     def withdraw(self) -> None:
         """Unless bytes count by now, leave the upload as one that nobody has begun to send."""
         if self._kept == 0:
             self._store.note_unsent(self._upload)
+
+    def _is_due(self) -> bool:
+        """Whether so much was written, or so long ago, that it should count."""
+        late = time.monotonic() - self._kept_at >= KEEP_SECONDS
+        return late or self._position - self._kept >= KEEP_BYTES
+
+    def _keep(self) -> None:
+        if self._position == self._kept:
+            return
+        with self._locked() as file:
+            os.fsync(file)
+            self._store.note_received(self._upload, self._position)
+        self._kept, self._kept_at = self._position, time.monotonic()
 
     @contextmanager
     def _locked(self) -> Iterator[int]:

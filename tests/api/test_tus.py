@@ -26,8 +26,9 @@ from structlog.testing import capture_logs
 from tus_client import PART, TUS, Tus, address, labels
 
 from acorn_svc.api import tus
+from acorn_svc.api import uploads as api_uploads
 from acorn_svc.api.app import create_app
-from acorn_svc.errors import Conflict, NotFound, Unavailable, UnsupportedMedia
+from acorn_svc.errors import Conflict, NotFound, Unavailable, UnsupportedMedia, WrongOffset
 from acorn_svc.jobs.inspection import Inspection, Inspector
 from acorn_svc.settings import MIB, Settings
 from acorn_svc.store import database
@@ -427,6 +428,22 @@ def test_a_first_part_that_breaks_off_leaves_nothing(live_gallery: Gallery) -> N
     wait_for(lambda: not has_uploads())
 
 
+def test_what_a_slow_client_has_sent_counts_while_it_sends(
+    live_gallery: Gallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api_uploads, "PIECE_SECONDS", 0)
+    client = Tus(live_gallery.client)
+    url = urlsplit(client.new(100))
+    lines = [f"{name}: {value}" for name, value in {**PART, "Host": "x", "Upload-Offset": 0}.items()]
+    head = "\r\n".join([f"PATCH {url.path} HTTP/1.1", *lines, "Content-Length: 100"])
+    with socket.create_connection((url.hostname, url.port)) as connection:
+        connection.sendall(f"{head}\r\n\r\n".encode())
+        for sent in (10, 20, 30):
+            connection.sendall(bytes(10))
+            wait_for(lambda: client.offset(url.geturl()) == sent)  # noqa: B023 - called at once
+    client.client.delete(url.geturl(), headers=TUS)
+
+
 def test_what_finds_no_place_is_not_even_checked(own: Tus, monkeypatch: pytest.MonkeyPatch) -> None:
     state, content = app_state(own), picture()
     checked: list[str] = []
@@ -524,11 +541,28 @@ def test_an_upload_that_is_finished_just_now_is_there(own: Tus, monkeypatch: pyt
     assert own.outcome(path)["status"] == "done"
 
 
+def test_a_writer_is_not_disturbed_by_one_that_knows_less(own: Tus) -> None:
+    uploads: UploadStore = app_state(own).uploads
+    upload = uploads.create(10, "", {}, None)
+    older = uploads.take_over(upload.id, 0)
+    older.write(b"abc")
+    with pytest.raises(WrongOffset) as caught:
+        uploads.take_over(upload.id, 0)
+    assert caught.value.offset == 3
+    older.write(b"de")
+    newer = uploads.take_over(upload.id, 5)
+    with pytest.raises(Conflict):
+        older.write(b"f")
+    newer.close()
+    uploads.settle(upload.id)
+    older.close()
+
+
 def test_the_newer_of_two_writers_goes_on(own: Tus, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(uploads_module, "STEP_SECONDS", 0)
     uploads: UploadStore = app_state(own).uploads
     upload = uploads.create(10, "", {}, None)
-    older = uploads.take_over(upload.id, 0)
+    older = uploads.take_over(upload.id, 0, as_a_whole=True)
     older.write(b"abc")
     newer = uploads.take_over(upload.id, 0)
     newer.write(b"12345")

@@ -143,16 +143,17 @@ def test_uploads_that_break_and_err_arrive_as_they_were_sent(
 def test_clients_that_share_an_upload_make_one_scene(
     network: httpx2.Client, clients: int, size: int, amount: Amount, tell: Tell
 ) -> None:
-    rounds = amount(1, 10)
+    # More would take the turn of each other before much has come of it, and be at it for minutes.
+    sharing, rounds = min(clients, 8), amount(1, 10)
     for number in range(rounds):
         content = random.Random(number).randbytes(size)
         first = Uploader(network, 0)
         path = first.tus.new(size)
-        scenes = at_once(clients, partial(share, network, path, content))
+        scenes = at_once(sharing, partial(share, network, path, content))
         assert len(set(scenes)) == 1
         assert first.digest_of(scenes[0]) == hashlib.sha256(content).hexdigest()
     assert first.tus.client.get("/scenes").json()["total"] == rounds
-    tell("uploads shared by all clients", rounds)
+    tell(f"uploads that {sharing} clients shared", rounds)
 
 
 def test_the_same_content_is_kept_once_however_it_comes(

@@ -103,6 +103,24 @@ def test_whoever_withdraws_takes_no_turn_from_others(store: UploadStore) -> None
         writer.close()
 
 
+@pytest.mark.parametrize(("seconds", "size", "counted"), [(0, 1, 1), (60, 8, 8), (60, 7, 0)])
+def test_what_is_written_counts_after_a_while(
+    store: UploadStore, monkeypatch: pytest.MonkeyPatch, seconds: float, size: int, counted: int
+) -> None:
+    monkeypatch.setattr(uploads, "KEEP_SECONDS", seconds)
+    monkeypatch.setattr(uploads, "KEEP_BYTES", 8)
+    upload_id = begin(store, MIB)
+    writer = store.take_over(upload_id, 0)
+    writer.write(bytes(size))
+    assert store.get(upload_id).received == counted
+    writer.close()
+    whole = store.take_over(upload_id, counted, as_a_whole=True)
+    whole.write(bytes(size))
+    store.settle(upload_id)
+    assert store.get(upload_id).received == counted
+    whole.close()
+
+
 def test_one_owner_takes_a_quarter_of_the_bytes(store: UploadStore) -> None:
     begin(store, MIB, "key:a"), begin(store, MIB, "key:a")
     with pytest.raises(TooManyRequests) as caught:
