@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 from fastapi import Request, Response
 from fastapi.responses import FileResponse
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
 from acorn_svc.api.caching import has_already, headers_for
 from acorn_svc.errors import Unavailable
@@ -24,12 +27,30 @@ def file_response(request: Request, find: Callable[[], Path], name: str, etag: s
     if has_already(request, etag):
         return Response(status_code=304, headers=headers)
     try:
-        path = find()
-        facts = path.stat()
+        file = find().open("rb")
     except FileNotFoundError:
         raise Unavailable("This scene has just changed; ask again.", retry_after=1) from None
-    _keep_one_range(request, facts.st_size)
-    return FileResponse(path, headers=headers, media_type=MEDIA_TYPE, filename=name, stat_result=facts)
+    try:
+        _keep_one_range(request, os.fstat(file.fileno()).st_size)
+        return _OpenFile(file, headers, name)
+    except BaseException:
+        file.close()
+        raise
+
+
+class _OpenFile(FileResponse):
+    """A download of all of a file that is open, also when the file is removed meanwhile."""
+
+    def __init__(self, file: BinaryIO, headers: dict[str, str], name: str) -> None:
+        facts = os.fstat(file.fileno())
+        path = f"/dev/fd/{file.fileno()}"
+        super().__init__(path, headers=headers, media_type=MEDIA_TYPE, filename=name, stat_result=facts)
+        self._file = file
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        with self._file:
+            await super().__call__(scope, receive, send)
 
 
 def _keep_one_range(request: Request, size: int) -> None:

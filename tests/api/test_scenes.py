@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import Gallery, random_field
+from fastapi.responses import FileResponse
 from PIL import Image
 
 from acorn_svc.formats.container import field_to_bytes
@@ -199,6 +200,22 @@ def test_an_original_is_never_shown_inline(gallery: Gallery) -> None:
     assert answer.headers["content-disposition"].startswith("attachment")
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert answer.headers["content-type"] == "application/octet-stream"
+
+
+def test_a_download_is_whole_though_its_scene_is_deleted(
+    gallery: Gallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = image_bytes()
+    scene = upload(gallery, content)
+    send_file = FileResponse.__call__
+
+    async def send_late(response: FileResponse, *connection: Any) -> None:
+        gallery.store.delete(scene["id"])
+        await send_file(response, *connection)
+
+    monkeypatch.setattr(FileResponse, "__call__", send_late)
+    assert gallery.client.get(f"/scenes/{scene['id']}/original").content == content
+    assert gallery.client.get(f"/scenes/{scene['id']}/original").status_code == 404
 
 
 def test_the_tree_covers_the_image(gallery: Gallery) -> None:
