@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dbos import DBOS, DBOSClient, EnqueueOptions, WorkflowSerializationFormat
+from sqlalchemy import BigInteger, Engine, TableClause, column, table, update
 from sqlalchemy.orm import Session, object_session
 
 from acorn_svc.errors import Conflict, NotFound, TooManyRequests, Unavailable
@@ -24,6 +25,7 @@ APPLICATION = "acorn"
 # The schema of what the queue stores; a worker takes up only jobs of its own version.
 JOBS_VERSION = "jobs-1"
 QUEUE = "fits"
+DBOS_SCHEMA = "dbos"  # of its tables in PostgreSQL, unless it is told another
 WORKFLOW = "fit_scene"
 WAITING = ("ENQUEUED", "DELAYED")
 BEGUN = ("PENDING", "SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
@@ -52,6 +54,7 @@ class JobQueue:
         with store.database.upgrading():
             DBOS.migrate(engine.url.render_as_string(hide_password=False))
         self._client = DBOSClient(system_database_engine=engine, application_name=APPLICATION)
+        self._workflows = _workflows(engine)
 
     def require_room(self, owner: str | None = None) -> None:
         """Raise Unavailable when too many jobs wait, TooManyRequests when too many are of `owner`."""
@@ -179,15 +182,30 @@ class JobQueue:
         return scene
 
     def _add(self, session: Session, scene: Scene) -> None:
+        """Queue the job of the scene, in its place in the line.
+
+        Among equal priorities DBOS goes by when a workflow was created: that is when the scene was queued,
+        also for a job that is queued again.
+        """
+        name = _name(scene.id, scene.run)
         options = EnqueueOptions(
             workflow_name=WORKFLOW,
             queue_name=QUEUE,
-            workflow_id=_name(scene.id, scene.run),
+            workflow_id=name,
             app_version=JOBS_VERSION,
             priority=_place(scene),
             serialization_type=WorkflowSerializationFormat.PORTABLE,
         )
         self._client.enqueue_in_transaction(session, options, scene.id, scene.run)
+        row = update(self._workflows).where(self._workflows.c.workflow_uuid == name)
+        session.execute(row.values(created_at=int(scene.queued_at.timestamp() * 1000)))
+
+
+def _workflows(engine: Engine) -> TableClause:
+    """The table of DBOS's workflows: as much as is needed of what its manual says of it."""
+    schema = DBOS_SCHEMA if engine.dialect.name == "postgresql" else None
+    created_at = column("created_at", BigInteger)  # in milliseconds of Unix time
+    return table("workflow_status", column("workflow_uuid"), created_at, schema=schema)
 
 
 def _name(scene_id: str, run: int) -> str:

@@ -20,8 +20,8 @@ from acorn_svc.store.scenes import Scene, SceneStore, Status, new_id, now
 class Line:
     """A queue, and a worker that asks DBOS's own tables what a worker would get next."""
 
-    def __init__(self, data: Path) -> None:
-        self.store = SceneStore(Settings(data=data))
+    def __init__(self, data: Path, database_url: str = "") -> None:
+        self.store = SceneStore(Settings(data=data, database_url=database_url))
         self.jobs = JobQueue(self.store, limit=5)
         self.client = self.jobs._client
 
@@ -61,11 +61,16 @@ class Line:
 
 
 @pytest.fixture
-def line(tmp_path: Path) -> Iterator[Line]:
-    line = Line(tmp_path)
+def line(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Line]:
+    """In SQLite, or in the database that a fixture named by the test's parameter gives."""
+    elsewhere = getattr(request, "param", "")
+    line = Line(tmp_path, request.getfixturevalue(elsewhere) if elsewhere else "")
     yield line
     line.jobs.close()
     line.store.close()
+
+
+anywhere = pytest.mark.parametrize("line", ["", "database_url"], ids=["sqlite", "postgres"], indirect=True)
 
 
 def test_urgent_jobs_come_first_and_then_those_that_have_begun(line: Line) -> None:
@@ -75,6 +80,18 @@ def test_urgent_jobs_come_first_and_then_those_that_have_begun(line: Line) -> No
     expected = [soon.id, lost.id, second.id, late.id]
     assert line.order() == expected
     assert line.positions() == expected
+
+
+@anywhere
+def test_a_job_that_is_queued_again_keeps_its_place(line: Line) -> None:
+    lost, stopped, last = line.add(), line.add(), line.add()
+    line.client.cancel_workflow(f"{lost.id}-0")  # as one whose worker died between finding and starting it
+    line.jobs.take_over(Sign(lost.id, 0, 0))
+    line.start(stopped)
+    with line.store.edit(stopped.id, 0) as row:
+        row.attempts = 0  # its worker was stopped before there was a checkpoint
+    line.jobs.give_back(stopped.id, 0)
+    assert line.order() == line.positions() == [lost.id, stopped.id, last.id]
 
 
 def test_a_priority_may_change_while_a_job_waits(line: Line) -> None:
