@@ -522,9 +522,9 @@ def patch_scene(
 
 
 @router.delete("/scenes/{id}", status_code=204, summary="Delete a scene", responses=documented(401, 403, 404))
-def delete_scene(id: SceneId, store: StoreDep) -> None:
+def delete_scene(id: SceneId, jobs: JobQueueDep) -> None:
     """Remove the scene with all its files. A running fit is ended."""
-    store.delete(id)
+    jobs.delete(id)
 
 
 @router.post("/scenes/{id}/cancel", summary="Cancel a fit", responses=documented(401, 403, 404, 409))

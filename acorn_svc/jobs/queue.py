@@ -1,8 +1,9 @@
 """The job queue: accept, cancel, pause, and what keeps it whole when a worker dies.
 
 A scene and its job are committed together, in one transaction of one database: there is no moment at
-which one exists without the other. A job in the queue is a DBOS workflow, named by the scene and its run;
-one that has been outdated by a newer run finds nothing to do.
+which one exists without the other. A job in the queue is a DBOS workflow, named by the scene and its run.
+One that a change has outdated is taken out of the line after it; should a crash come between the two, it
+finds nothing to do when its turn comes.
 """
 
 from __future__ import annotations
@@ -114,6 +115,12 @@ class JobQueue:
         """Move a job that waits; raises NotFound, or Conflict when it doesn't wait."""
         return self._change(scene_id, lambda scene: life.prioritise(scene, priority), queue=True)
 
+    def delete(self, scene_id: str) -> None:
+        """Remove the scene with its files and its job; raises NotFound."""
+        scene = self._store.delete(scene_id)
+        if scene.status == Status.QUEUED:
+            self._take_out(scene.id, scene.run)
+
     def positions(self, scenes: Iterable[Scene]) -> dict[str, int]:
         """How many jobs begin before each scene that waits, itself included, by scene id."""
         waiting = [scene.id for scene in scenes if scene.status == Status.QUEUED]
@@ -145,7 +152,6 @@ class JobQueue:
             life.requeue(scene)
 
         self._change(sign.scene_id, step, sign.run, queue=True)
-        self._client.cancel_workflow(_name(sign.scene_id, sign.run))
 
     def prune(self) -> None:
         """Forget workflows that nobody needs any more, so that the database doesn't grow for ever."""
@@ -173,13 +179,23 @@ class JobQueue:
     def _change(
         self, scene_id: str, step: Callable[[Scene], None], run: int | None = None, *, queue: bool = False
     ) -> Scene:
-        """Let `step` happen to the scene; in the same transaction its job is queued if it waits then."""
+        """Let `step` happen to the scene; in the same transaction its job is queued if it waits then.
+
+        The job that waited before is outdated by any step, and taken out of the line afterwards.
+        """
         with self._store.edit(scene_id, run) as scene:
+            waited, before = scene.status == Status.QUEUED, scene.run
             step(scene)
             session = object_session(scene)
             if queue and scene.status == Status.QUEUED and session is not None:
                 self._add(session, scene)
+        if waited:
+            self._take_out(scene_id, before)
         return scene
+
+    def _take_out(self, scene_id: str, run: int) -> None:
+        """Remove an outdated job from the line, where each one would cost a worker a look in vain."""
+        self._client.cancel_workflow(_name(scene_id, run))
 
     def _add(self, session: Session, scene: Scene) -> None:
         """Queue the job of the scene, in its place in the line.

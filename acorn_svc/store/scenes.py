@@ -400,13 +400,14 @@ class SceneStore:
             outdated = _forget_outdated(session, scene)
         self._discard(outdated)
 
-    def delete(self, scene_id: str) -> None:
-        """Remove the scene, its events and its files; raises NotFound."""
+    def delete(self, scene_id: str) -> Scene:
+        """Remove the scene, its events and its files; returns it as it was, or raises NotFound."""
         with self.database.write() as session:
             scene = _require(session, scene_id)
             keys = session.scalars(select(File.key).where(File.scene_id == scene_id)).all()
             session.delete(scene)
         self._discard(keys)
+        return scene
 
     # Housekeeping
 

@@ -11,6 +11,7 @@ import pytest
 from conftest import Gallery, random_field
 from fastapi.responses import FileResponse
 from PIL import Image
+from sqlalchemy import text
 
 from acorn_svc.formats.container import field_to_bytes
 
@@ -131,10 +132,19 @@ def test_a_deleted_scene_leaves_nothing(gallery: Gallery) -> None:
     scene = upload(gallery, image_bytes(size=(9, 9)))  # no other scene has the same original
     original = gallery.store.original(scene["id"])
     assert original.is_file()
+    assert _waiting_jobs(gallery, scene["id"]) == [f"{scene['id']}-0"]
     assert gallery.client.delete(f"/scenes/{scene['id']}").status_code == 204
     assert not original.exists()
+    assert _waiting_jobs(gallery, scene["id"]) == []
     for method, part in [("GET", ""), ("DELETE", ""), ("GET", "/file"), ("GET", "/events")]:
         assert gallery.client.request(method, f"/scenes/{scene['id']}{part}").status_code == 404
+
+
+def _waiting_jobs(gallery: Gallery, scene_id: str) -> list[str]:
+    """The names of the scene's jobs in the table of the queue."""
+    jobs = "SELECT workflow_uuid FROM workflow_status WHERE status = 'ENQUEUED' AND workflow_uuid LIKE :job"
+    with gallery.store.database.read() as session:
+        return list(session.scalars(text(jobs), {"job": f"{scene_id}-%"}))
 
 
 def test_a_queued_job_can_be_cancelled_and_queued_again(gallery: Gallery) -> None:

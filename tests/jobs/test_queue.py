@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -53,6 +54,10 @@ class Line:
         mine = [workflow for workflow in waiting if workflow.workflow_id in current]
         mine.sort(key=lambda workflow: (workflow.priority, workflow.created_at or 0))
         return [workflow.workflow_id.rpartition("-")[0] for workflow in mine]
+
+    def entries(self) -> set[str]:
+        """What waits in the tables of DBOS, whether it is needed or not."""
+        return {workflow.workflow_id for workflow in self.client.list_workflows(status="ENQUEUED")}
 
     def positions(self) -> list[str]:
         scenes = [self.store.get(job.id) for job in self.store.jobs(*Status)]
@@ -106,6 +111,37 @@ def test_a_priority_may_change_while_a_job_waits(line: Line) -> None:
     line.start(line.store.get(first.id))
     with pytest.raises(Conflict):
         line.jobs.prioritise(first.id, 3)
+
+
+@anywhere
+def test_no_job_is_in_the_line_twice_or_without_need(line: Line) -> None:
+    scene_id = line.add().id
+    line.jobs.prioritise(scene_id, 1)
+    assert line.entries() == {f"{scene_id}-1"}
+    line.jobs.take_over(Sign(scene_id, 1, 0))
+    assert line.entries() == {f"{scene_id}-2"}
+    line.jobs.pause(scene_id)
+    assert line.entries() == set()
+    line.jobs.resume(scene_id)
+    assert line.entries() == {f"{scene_id}-3"}
+    line.jobs.cancel(scene_id)
+    assert line.entries() == set()
+    line.jobs.retry(scene_id)
+    assert line.entries() == {f"{scene_id}-5"}
+    line.jobs.delete(scene_id)
+    assert line.entries() == set()
+
+
+def test_what_a_crash_leaves_in_the_line_does_no_harm(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene, other = line.add(), line.add()
+    monkeypatch.setattr(line.client, "cancel_workflow", Mock(side_effect=RuntimeError("a crash")))
+    with pytest.raises(RuntimeError, match="a crash"):
+        line.jobs.prioritise(scene.id, -1)
+    assert line.entries() == {f"{scene.id}-0", f"{scene.id}-1", f"{other.id}-0"}
+    assert line.order() == line.positions() == [other.id, scene.id]
+    assert line.jobs.signs() == set()
+    with pytest.raises(Conflict):
+        line.store.beat(scene.id, 0)
 
 
 def test_a_paused_job_takes_no_place_until_it_is_resumed(line: Line) -> None:
@@ -191,7 +227,6 @@ def test_old_jobs_are_forgotten_but_those_that_wait_or_run(
 ) -> None:
     cancelled, waiting, running = line.add(), line.add(), line.start(line.add())
     line.jobs.cancel(cancelled.id)
-    line.client.cancel_workflow(f"{cancelled.id}-0")
     kept = {f"{waiting.id}-0", f"{running.id}-0"}
     line.jobs.prune()
     assert len(line.client.list_workflows()) == 3
