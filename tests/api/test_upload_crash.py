@@ -52,9 +52,9 @@ class Sending:
 
     def send(self, tus: Tus) -> None:
         """Send the rest in parts, until the server is gone."""
-        offset = tus.offset(self.path)
-        assert offset >= self.acknowledged, "what was acknowledged is gone"
         with contextlib.suppress(httpx2.TransportError):
+            offset = tus.offset(self.path)
+            assert offset >= self.acknowledged, "what was acknowledged is gone"
             while offset < len(self.content):
                 answer = tus.append(self.path, offset, self.content[offset : offset + PART_BYTES])
                 assert answer.status_code == 204, answer.text
