@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -31,11 +31,12 @@ def file_response(request: Request, find: Callable[[], Path], name: str, etag: s
     except FileNotFoundError:
         raise Unavailable("This scene has just changed; ask again.", retry_after=1) from None
     try:
-        _keep_one_range(request, os.fstat(file.fileno()).st_size)
-        return _OpenFile(file, headers, name)
+        response = _OpenFile(file, headers, name)
+        _keep_one_range(request, response.headers)
     except BaseException:
         file.close()
         raise
+    return response
 
 
 class _OpenFile(FileResponse):
@@ -53,15 +54,25 @@ class _OpenFile(FileResponse):
             await super().__call__(scope, receive, send)
 
 
-def _keep_one_range(request: Request, size: int) -> None:
-    """Forget a Range header that isn't one plain range; raises 416 when it lies outside."""
+def _keep_one_range(request: Request, of_file: Mapping[str, str]) -> None:
+    """Forget a Range that isn't one plain range, or of another file; raises 416 when it lies outside.
+
+    `of_file` are the headers of the answer with the whole file.
+    """
     wanted = request.headers.get("range")
     if wanted is None:
         return
-    match = ONE_RANGE.fullmatch(wanted.replace(" ", ""))
-    if match is None or (match[2] and int(match[2]) < int(match[1])):
+    match = ONE_RANGE.fullmatch(wanted)
+    if match is None or (match[2] and int(match[2]) < int(match[1])) or not _is_of(request, of_file):
         kept = [(name, value) for name, value in request.scope["headers"] if name != b"range"]
         request.scope["headers"] = kept
-    elif (match[1] and int(match[1]) >= size) or match[3] == "0":
-        content_range = {"Content-Range": f"bytes */{size}"}
-        raise HTTPException(416, "The range lies outside the file.", content_range)
+        return
+    size = of_file["content-length"]
+    if (match[1] and int(match[1]) >= int(size)) or match[3] == "0":
+        raise HTTPException(416, "The range lies outside the file.", {"Content-Range": f"bytes */{size}"})
+
+
+def _is_of(request: Request, of_file: Mapping[str, str]) -> bool:
+    """Whether a range is of the file that the client has begun to read (`If-Range`), if it says so."""
+    known = request.headers.get("if-range")
+    return known is None or known in (of_file["etag"], of_file["last-modified"])

@@ -187,7 +187,9 @@ def test_one_range_of_a_file(gallery: Gallery, header: str, expected: slice) -> 
     assert part.headers["content-range"].endswith(f"/{len(whole)}")
 
 
-@pytest.mark.parametrize("header", ["bytes=0-1,4-5", "lines=1-2", "bytes=9-3", "x" * 500])
+@pytest.mark.parametrize(
+    "header", ["bytes=0-1,4-5", "lines=1-2", "bytes=9-3", "bytes=0 0-5", "b ytes=0-5", "x" * 500]
+)
 def test_other_ranges_get_the_whole_file(gallery: Gallery, header: str) -> None:
     path = f"/scenes/{gallery.add(random_field(16, 16))}/file"
     answer = gallery.client.get(path, headers={"Range": header})
@@ -202,6 +204,17 @@ def test_a_range_outside_the_file_is_refused(gallery: Gallery, header: str) -> N
     assert answer.status_code == 416
     assert answer.headers["content-range"].startswith("bytes */")
     assert set(answer.json()["error"]) == {"code", "message", "limit", "value"}
+
+
+def test_a_range_goes_on_with_the_file_it_began_with_or_brings_all_of_another(gallery: Gallery) -> None:
+    path = f"/scenes/{gallery.add(random_field(16, 16))}/file"
+    whole = gallery.client.get(path)
+    for known in (whole.headers["etag"], whole.headers["last-modified"]):
+        part = gallery.client.get(path, headers={"Range": "bytes=5-", "If-Range": known})
+        assert (part.status_code, part.content) == (206, whole.content[5:])
+    for header in ("bytes=5-", "bytes=99999999-"):
+        answer = gallery.client.get(path, headers={"Range": header, "If-Range": '"an older one"'})
+        assert (answer.status_code, answer.content) == (200, whole.content)
 
 
 def test_an_original_is_never_shown_inline(gallery: Gallery) -> None:
