@@ -36,7 +36,7 @@ HARMLESS = re.compile(
 def spawn(
     module: str, *arguments: str, environment: Mapping[str, str] | None = None, talks: bool = True
 ) -> subprocess.Popen[bytes]:
-    """Start `python -m module arguments` on a lifeline; what it says can be read if it `talks`."""
+    """Start `python -P -m module arguments` on a lifeline; what it says can be read if it `talks`."""
     return _start({**os.environ, **(environment or {})}, module, *arguments, talks=talks)
 
 
@@ -49,8 +49,9 @@ def spawn_child(command: str, request: Message) -> subprocess.Popen[bytes]:
 def _start(
     environment: Mapping[str, str], module: str, *arguments: str, talks: bool
 ) -> subprocess.Popen[bytes]:
+    # -P: nothing is imported from the working directory, which may be the data folder
     return subprocess.Popen(
-        [sys.executable, "-m", module, *arguments],
+        [sys.executable, "-P", "-m", module, *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE if talks else None,
         env=environment,

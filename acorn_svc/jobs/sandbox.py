@@ -104,8 +104,10 @@ def confine(readable: Iterable[Path] = (), writable: Iterable[Path] = ()) -> Non
     """
     os.umask(0o077)
     _checked(_libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+    readable, writable = list(readable), list(writable)
     with contextlib.suppress(OSError):
-        _restrict_files([*_installation(), *map(str, readable)], list(map(str, writable)))
+        installation = _installation([*readable, *writable])
+        _restrict_files([*installation, *map(str, readable)], list(map(str, writable)))
     with contextlib.suppress(OSError):
         _restrict_calls()
 
@@ -119,7 +121,7 @@ class Confinement(NamedTuple):
 
 def holds() -> Confinement:
     """What the sandbox is worth on this machine: a process of its own goes in and tries to get out."""
-    tried = subprocess.run([sys.executable, "-m", __name__], capture_output=True, text=True, check=True)
+    tried = subprocess.run([sys.executable, "-P", "-m", __name__], capture_output=True, text=True, check=True)
     return Confinement(**json.loads(tried.stdout))
 
 
@@ -151,13 +153,20 @@ def _checked(result: int) -> int:
     return result
 
 
-def _installation() -> list[str]:
-    """Where Python, its packages and shared libraries are; packages may be links to other folders."""
+def _installation(given: list[Path]) -> list[str]:
+    """Where Python, its packages and shared libraries are; packages may be links to other folders.
+
+    The data may lie below a folder that things are imported from, such as a checkout. Then that folder is
+    left out: what is beside a given file belongs to somebody else.
+    """
+    prefixes = (sys.prefix, sys.base_prefix)
+    places = [Path(place).resolve() for place in (*prefixes, *sys.path) if place]
+    inhabited = {folder for path in given for folder in path.resolve().parents}
+    needed = [Path(__file__).resolve().parents[1], *(Path(prefix, "lib") for prefix in prefixes)]
     packages = find_spec("numpy")
-    places = [sys.prefix, sys.base_prefix, *sys.path, *SYSTEM]
     if packages is not None and packages.origin is not None:
-        places.append(str(Path(packages.origin).resolve().parents[1]))
-    return [place for place in places if place]
+        needed.append(Path(packages.origin).resolve().parents[1])
+    return [*SYSTEM, *map(str, needed), *(str(place) for place in places if place not in inhabited)]
 
 
 def _restrict_files(readable: list[str], writable: list[str]) -> None:

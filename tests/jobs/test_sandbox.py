@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from acorn_svc.jobs import process as processes
 from acorn_svc.jobs.process import NICENESS, end, spawn_child
 from acorn_svc.jobs.sandbox import holds
 
@@ -174,6 +176,49 @@ def test_the_child_is_in_the_sandbox_gives_way_and_knows_no_secret(
     finally:
         end(child)
         os.close(inherited)
+
+
+NEIGHBOUR = """
+import json, sys
+from pathlib import Path
+from acorn_svc.jobs.sandbox import confine
+
+given = Path(json.loads(sys.argv[2])["path"])
+confine(readable=[given])
+import acorn_svc.formats.images, numpy.fft
+given.read_text()
+try:
+    print((given.parent / "other").read_text())
+except OSError as error:
+    print(error.errno)
+"""
+
+
+@pytest.mark.skipif(not HOLDS.files, reason="this kernel has no Landlock")
+@pytest.mark.parametrize(
+    ("started_in", "imports_from"),
+    [(".", None), ("data", None), ("data/spool", None), ("/", "."), ("/", "data")],
+)
+def test_the_data_is_out_of_reach_wherever_the_service_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, started_in: str, imports_from: str | None
+) -> None:
+    """Imports are from a folder above the data when Acorn runs from a checkout."""
+    spool, program = tmp_path / "data" / "spool", tmp_path / "program"
+    for folder in (spool, program):
+        folder.mkdir(parents=True)
+    for name in ("given", "other"):
+        (spool / name).write_text("somebody's")
+    (program / "neighbour.py").write_text(NEIGHBOUR)
+    path = [program] if imports_from is None else [program, tmp_path / imports_from]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, path)))
+    monkeypatch.setattr(processes, "CHILD", "neighbour")
+    monkeypatch.chdir(tmp_path / started_in)
+    child = spawn_child("inspect", {"path": str(spool / "given")})
+    try:
+        assert child.stdout is not None
+        assert child.stdout.read().decode() == f"{errno.EACCES}\n"
+    finally:
+        end(child)
 
 
 def _facts(process: Path) -> dict[str, str]:
