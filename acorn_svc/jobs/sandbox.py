@@ -14,7 +14,9 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import fcntl
 import json
+import mmap
 import os
 import platform
 import struct
@@ -57,6 +59,13 @@ REFUSED: dict[str, tuple[int, int | None]] = {
     "kcmp": (312, 272), "pidfd_send_signal": (424, 424), "pidfd_open": (434, 434), "pidfd_getfd": (438, 438),
     "process_madvise": (440, 440), "process_mrelease": (448, 448), "tkill": (200, 130),
     "rt_sigqueueinfo": (129, 138), "rt_tgsigqueueinfo": (297, 240), "setpriority": (141, 140),
+    "sched_setscheduler": (144, 119), "sched_setparam": (142, 118), "sched_setattr": (314, 274),
+    "ioprio_set": (251, 30), "migrate_pages": (256, 238), "move_pages": (279, 239),
+    # memory and messages that processes share, which no limit of a process counts
+    "memfd_create": (319, 279), "memfd_secret": (447, 447), "shmget": (29, 194), "shmat": (30, 196),
+    "shmctl": (31, 195), "semget": (64, 190), "semctl": (66, 191), "semop": (65, 193),
+    "semtimedop": (220, 192), "msgget": (68, 186), "msgctl": (71, 187), "msgsnd": (69, 189),
+    "msgrcv": (70, 188), "mq_open": (240, 180), "mq_unlink": (241, 181),
     # what belongs to files, but not to Landlock
     "chmod": (90, None), "fchmodat": (268, 53), "fchmodat2": (452, 452), "chown": (92, None),
     "fchown": (93, 55), "lchown": (94, None), "fchownat": (260, 54), "utime": (132, None),
@@ -77,18 +86,30 @@ REFUSED: dict[str, tuple[int, int | None]] = {
     "clock_settime": (227, 112), "adjtimex": (159, 171), "clock_adjtime": (305, 266),
     "sethostname": (170, 161), "setdomainname": (171, 162),
 }  # fmt: skip
-CLONE, CLONE3 = (56, 220), 435
-KILL, TGKILL, PRLIMIT = (62, 129), (234, 131), (302, 261)
+# An argument decides on these.
+JUDGED = {
+    "clone": (56, 220), "kill": (62, 129), "tgkill": (234, 131), "prlimit64": (302, 261),
+    "sched_setaffinity": (203, 122), "fcntl": (72, 25), "ioctl": (16, 29), "mmap": (9, 222),
+}  # fmt: skip
+CLONE3 = 435
 NEWEST = 462  # what later kernels add is refused as if it weren't there
 MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column above, name in the kernel
 CLONE_THREAD = 0x10000
+F_SETOWN, F_SETSIG, F_SETOWN_EX = 8, 10, 15  # which signal a file that is ready sends, and to whom
+FIOSETOWN, SIOCSPGRP = 0x8901, 0x8902  # the same for sockets
+TIOCSTI, TIOCLINUX = 0x5412, 0x541C  # typing on the terminal that the service was started from
+SHARED, ANONYMOUS, GROWS_DOWN = 0x01, 0x20, 0x100  # mappings; one that grows counts as stack, not as data
 
 SET_FILTER = 1
 ON_ALL_THREADS = 1
 SECCOMP = (317, 277)
-LOAD, IF_EQUAL, IF_ABOVE, IF_ANY_BIT, RETURN = 0x20, 0x15, 0x25, 0x45, 0x06
-NUMBER_AT, MACHINE_AT, FIRST_ARGUMENT_AT = 0, 4, 16
+LOAD, IF_EQUAL, IF_ABOVE, AND, RETURN = 0x20, 0x15, 0x25, 0x54, 0x06
+NUMBER_AT, MACHINE_AT, ARGUMENTS_AT, ARGUMENT_BYTES = 0, 4, 16, 8
+ALL_BITS = 0xFFFFFFFF
 ALLOW, KILL_PROCESS, FAIL = 0x7FFF0000, 0x80000000, 0x00050000
+REFUSE, ABSENT = FAIL | errno.EPERM, FAIL | errno.ENOSYS
+
+Instruction = tuple[int, int, int, int]  # operation, jumps when true and when false, operand
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -127,7 +148,14 @@ def holds() -> Confinement:
 
 def _try_to_get_out() -> Confinement:
     confine()
-    return Confinement(files=_fails(lambda: os.listdir("/")), calls=_fails(lambda: os.kill(os.getppid(), 0)))
+    parent = os.getppid()
+    calls = (
+        lambda: os.kill(parent, 0),
+        lambda: fcntl.fcntl(0, F_SETOWN, parent),
+        lambda: os.sched_setaffinity(parent, os.sched_getaffinity(parent)),
+        lambda: mmap.mmap(-1, mmap.PAGESIZE),
+    )
+    return Confinement(files=_fails(lambda: os.listdir("/")), calls=all(map(_fails, calls)))
 
 
 def _fails(action: Callable[[], object]) -> bool:
@@ -216,30 +244,51 @@ def _restrict_calls() -> None:
 
 def _filter(column: int, machine: int, process: int) -> bytes:
     """The program that the kernel runs at every system call."""
-    refused, absent = FAIL | errno.EPERM, FAIL | errno.ENOSYS
     program = [
         (LOAD, 0, 0, MACHINE_AT), (IF_EQUAL, 1, 0, machine), (RETURN, 0, 0, KILL_PROCESS),
-        (LOAD, 0, 0, NUMBER_AT), (IF_ABOVE, 0, 1, NEWEST), (RETURN, 0, 0, absent),
-        (IF_EQUAL, 0, 1, CLONE3), (RETURN, 0, 0, absent),  # libraries use clone then, which can be judged
+        (LOAD, 0, 0, NUMBER_AT), (IF_ABOVE, 0, 1, NEWEST), (RETURN, 0, 0, ABSENT),
+        (IF_EQUAL, 0, 1, CLONE3), (RETURN, 0, 0, ABSENT),  # libraries use clone then, which can be judged
     ]  # fmt: skip
     for numbers in REFUSED.values():
         number = numbers[column]
         if number is not None:
-            program += [(IF_EQUAL, 0, 1, number), (RETURN, 0, 0, refused)]
-    program += _only_if(CLONE[column], IF_ANY_BIT, CLONE_THREAD, refused)
-    for number in (KILL[column], TGKILL[column]):
-        program += _only_if(number, IF_EQUAL, process, refused)
-    program += _only_if(PRLIMIT[column], IF_EQUAL, 0, refused)
+            program += [(IF_EQUAL, 0, 1, number), (RETURN, 0, 0, REFUSE)]
+    for name, judgement in _judgements(process):
+        program += [(LOAD, 0, 0, NUMBER_AT), (IF_EQUAL, 0, len(judgement), JUDGED[name][column]), *judgement]
     program.append((RETURN, 0, 0, ALLOW))
     return b"".join(struct.pack("HBBI", *instruction) for instruction in program)
 
 
-def _only_if(number: int, test: int, value: int, refused: int) -> list[tuple[int, int, int, int]]:
-    """A call that is allowed when its first argument passes a test."""
+def _judgements(process: int) -> list[tuple[str, list[Instruction]]]:
+    """By name of a call, what to do about it; where that says nothing, what stands below it counts."""
     return [
-        (IF_EQUAL, 0, 4, number), (LOAD, 0, 0, FIRST_ARGUMENT_AT), (test, 0, 1, value),
-        (RETURN, 0, 0, ALLOW), (RETURN, 0, 0, refused),
-    ]  # fmt: skip
+        ("clone", _allow_only(0, CLONE_THREAD, bits=CLONE_THREAD)),
+        ("kill", _allow_only(0, process)),
+        ("tgkill", _allow_only(0, process)),
+        ("prlimit64", _allow_only(0, 0)),
+        ("sched_setaffinity", _allow_only(0, 0, process)),
+        ("fcntl", _refuse(1, F_SETOWN, F_SETSIG, F_SETOWN_EX)),
+        ("ioctl", _refuse(1, FIOSETOWN, SIOCSPGRP, TIOCSTI, TIOCLINUX)),
+        ("mmap", _refuse(3, SHARED | ANONYMOUS, bits=SHARED | ANONYMOUS)),
+        ("mmap", _refuse(3, GROWS_DOWN, bits=GROWS_DOWN)),
+    ]
+
+
+def _allow_only(argument: int, *values: int, bits: int = ALL_BITS) -> list[Instruction]:
+    """A call is allowed when these bits of an argument, counted from 0, have one of the values."""
+    return [*_if_in(argument, values, bits, ALLOW), (RETURN, 0, 0, REFUSE)]
+
+
+def _refuse(argument: int, *values: int, bits: int = ALL_BITS) -> list[Instruction]:
+    return _if_in(argument, values, bits, REFUSE)
+
+
+def _if_in(argument: int, values: tuple[int, ...], bits: int, verdict: int) -> list[Instruction]:
+    # The lower half of the argument, which is all that the kernel looks at for those that are judged.
+    instructions = [(LOAD, 0, 0, ARGUMENTS_AT + ARGUMENT_BYTES * argument), (AND, 0, 0, bits)]
+    for value in values:
+        instructions += [(IF_EQUAL, 0, 1, value), (RETURN, 0, 0, verdict)]
+    return instructions
 
 
 if __name__ == "__main__":

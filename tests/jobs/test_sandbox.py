@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -16,11 +17,11 @@ import pytest
 
 from acorn_svc.jobs import process as processes
 from acorn_svc.jobs.process import NICENESS, end, spawn_child
-from acorn_svc.jobs.sandbox import holds
+from acorn_svc.jobs.sandbox import JUDGED, REFUSED, holds
 
 HOLDS = holds()
 ATTEMPTS = """
-import ctypes, errno, json, os, resource, signal, socket, subprocess, sys, threading
+import ctypes, errno, fcntl, json, mmap, os, resource, signal, socket, struct, subprocess, sys, threading
 from pathlib import Path
 from acorn_svc.jobs.sandbox import confine
 
@@ -42,6 +43,13 @@ def replace():
     write(writable / "a")
     (writable / "a").replace(writable / "b")
     (writable / "b").unlink()
+
+
+def share(path):
+    write(path)
+    with path.open("r+b") as file:
+        mmap.mmap(file.fileno(), 3)[0] = 1
+    path.unlink()
 
 
 def use_a_thread():
@@ -74,6 +82,9 @@ ACTIONS = {
     "use a thread": use_a_thread,
     "signal itself": lambda: os.kill(os.getpid(), 0),
     "bound itself": lambda: resource.setrlimit(resource.RLIMIT_CORE, (0, 0)),
+    "choose a processor": lambda: os.sched_setaffinity(0, os.sched_getaffinity(0)),
+    "take memory": lambda: mmap.mmap(-1, 4096, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS),
+    "share the file that it may write": lambda: share(writable / "shared"),
     "open a socket": lambda: socket.socket(socket.AF_INET),
     "open a socket of IPv6": lambda: socket.socket(socket.AF_INET6),
     "open a local socket": lambda: socket.socket(socket.AF_UNIX),
@@ -85,6 +96,17 @@ ACTIONS = {
     "trace its parent": lambda: native("ptrace", 16, os.getppid(), 0, 0),
     "signal its parent": lambda: os.kill(os.getppid(), 0),
     "bound its parent": lambda: resource.prlimit(os.getppid(), resource.RLIMIT_CORE),
+    "have its parent signalled": lambda: fcntl.fcntl(0, 8, os.getppid()),
+    "have its parent signalled by a thread": lambda: fcntl.fcntl(0, 15, struct.pack("ii", 1, os.getppid())),
+    "choose that signal": lambda: fcntl.fcntl(0, 10, signal.SIGKILL),
+    "have its parent signalled by a socket": lambda: fcntl.ioctl(0, 0x8901, struct.pack("i", os.getppid())),
+    "type for its parent": lambda: fcntl.ioctl(0, 0x5412, b"x"),
+    "choose a processor for its parent": lambda: os.sched_setaffinity(os.getppid(), os.sched_getaffinity(0)),
+    "schedule its parent": lambda: os.sched_setscheduler(os.getppid(), os.SCHED_OTHER, os.sched_param(0)),
+    "share memory": lambda: mmap.mmap(-1, 4096),
+    "make a file of memory": lambda: os.memfd_create("x"),
+    "take memory as a stack": lambda: mmap.mmap(-1, 4096, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x100),
+    "ask for shared memory": lambda: native("shmget", 0, 4096, 0o600),
     "leave its namespaces": lambda: native("unshare", 0x10000000),
     "read accounts": lambda: Path("/etc/passwd").read_text(),
     "read the environment of its parent": lambda: Path(f"/proc/{os.getppid()}/environ").read_bytes(),
@@ -104,7 +126,7 @@ print(json.dumps({name: outcome(action) for name, action in ACTIONS.items()}))
 # The errors of the kernel: EPERM is seccomp's, EACCES and EXDEV are Landlock's.
 ALLOWED = {
     "read what is given", "replace a file where it may", "import a library", "use a thread", "signal itself",
-    "bound itself",
+    "bound itself", "choose a processor", "take memory", "share the file that it may write",
 }  # fmt: skip
 BY_LANDLOCK = {
     "resolve a name", "read accounts", "read the environment of its parent", "list the root",
@@ -122,8 +144,9 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         (folder / file).write_text("old")
     places = [str(folder / name) for name in ("given", "writable", "other")]
     ran = subprocess.run(
-        [sys.executable, "-c", ATTEMPTS, *places], capture_output=True, text=True, check=True, timeout=60
-    )
+        [sys.executable, "-c", ATTEMPTS, *places],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
     assert sorted(path.name for path in folder.rglob("*")) == ["file", "given", "other", "writable"]
     assert (folder / "given").read_text() == (folder / "other" / "file").read_text() == "old"
     told: dict[str, str] = json.loads(ran.stdout)
@@ -137,8 +160,24 @@ def test_what_is_needed_still_works(outcomes: dict[str, str]) -> None:
 @pytest.mark.skipif(not HOLDS.calls, reason="this kernel has no seccomp for this machine")
 def test_networks_programs_and_processes_are_out_of_reach(outcomes: dict[str, str]) -> None:
     refused = outcomes.keys() - ALLOWED - BY_LANDLOCK
-    assert len(refused) == 12
+    assert len(refused) == 23
     assert {name: outcomes[name] for name in refused} == dict.fromkeys(refused, "EPERM")
+
+
+@pytest.mark.parametrize(
+    ("column", "header"),
+    [(0, "x86_64-linux-gnu/asm/unistd_64.h"), (1, "asm-generic/unistd.h")],
+    ids=["x86-64", "arm64"],
+)
+def test_system_calls_have_the_numbers_of_the_kernel(column: int, header: str) -> None:
+    path = Path("/usr/include", header)
+    if not path.is_file():
+        pytest.skip("no headers of the kernel for this machine")
+    defined = re.findall(r"#define __NR(?:3264)?_(\w+)\s+(\d+)", path.read_text())
+    numbers = {name: int(number) for name, number in defined}
+    newer = "fchmodat2"  # than the headers of some systems
+    expected = {name: columns[column] for name, columns in (REFUSED | JUDGED).items() if name != newer}
+    assert {name: numbers.get(name) for name in expected} == expected
 
 
 @pytest.mark.skipif(not HOLDS.files, reason="this kernel has no Landlock")
