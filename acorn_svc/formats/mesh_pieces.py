@@ -5,13 +5,14 @@ from __future__ import annotations
 import codecs
 import warnings
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from acorn_svc.errors import BadMesh, LimitExceeded
 
+MeshFormat = Literal["ply", "stl", "obj", "off", "glb"]
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Bytes = NDArray[np.uint8]

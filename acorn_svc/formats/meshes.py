@@ -14,7 +14,6 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +25,7 @@ from acorn_svc.formats.glb import Glb, read_glb, texture_pixels, to_linear, to_s
 from acorn_svc.formats.mesh_pieces import (
     Bytes,
     Floats,
+    MeshFormat,
     MeshLimits,
     Piece,
     decode_text,
@@ -36,8 +36,6 @@ from acorn_svc.formats.off import START as OFF_START
 from acorn_svc.formats.off import read_off
 from acorn_svc.formats.ply import read_ply
 from acorn_svc.formats.stl import is_binary_stl, read_stl
-
-MeshFormat = Literal["ply", "stl", "obj", "off", "glb"]
 
 SNIFF_BYTES = 65_536
 OBJ_WORDS = {

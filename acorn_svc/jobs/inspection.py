@@ -7,13 +7,19 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
+from pydantic.dataclasses import dataclass
 
 from acorn_svc.errors import AcornError, BadInput, LimitExceeded, Unavailable
+from acorn_svc.field.state import EncoderName
+from acorn_svc.formats.images import Format as ImageFormat
+from acorn_svc.formats.mesh_pieces import MeshFormat
 from acorn_svc.jobs.process import ORPHANED, Message, end, spawn_child
+from acorn_svc.jobs.words import EXACT, Count, Reason, Words
 from acorn_svc.settings import Settings
 
 MAX_ANSWER_BYTES = 1 << 20
@@ -24,43 +30,93 @@ OUT_OF_MEMORY = (signal.SIGABRT, signal.SIGTRAP, signal.SIGKILL)
 INTERRUPTED = (-signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP, ORPHANED)
 
 
-@dataclass(frozen=True)
-class _Told:
-    code: str
-    message: str
-    limit: str | None
-    value: int | float | None
+Pixels = Annotated[int, Field(ge=1, lt=1 << 31)]
+Corner = tuple[float, float, float]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=EXACT)
 class _Refusal:
-    error: _Told
+    error: Reason
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=EXACT)
+class Shape:
+    """What is known of a shape.
+
+    Attributes:
+        vertices, faces: of a mesh; None of a field.
+        colours: whether there are any.
+        bounds: the lowest and the highest corner, in the units of the mesh.
+        repairs: sentences on what was mended.
+    """
+
+    vertices: Count | None
+    faces: Count | None
+    colours: bool
+    bounds: tuple[Corner, Corner]
+    repairs: list[Words]
+
+    def to_json(self) -> dict[str, Any]:
+        """The plain values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, config=EXACT)
+class Finished:
+    """How the fit ended of which a field came; a file doesn't say how long it took."""
+
+    stage: Literal["done"]
+    step: Count
+    steps: Count
+    seconds: None
+    psnr: float | None
+    iou: float | None
+    blocks: Count
+    parameters: Count
+    bytes: Count
+
+    def to_json(self) -> dict[str, Any]:
+        """The plain values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, config=EXACT)
 class Inspection:
     """What an upload is.
 
     Attributes:
-        kind: "image" or "shape".
         format: of the file; "acorn" is a field of that kind.
-        width, height, channels, bit_depth: of an image, in pixels, as seen.
-        shape: of a shape, a JSON object: `vertices` and `faces` (null for a field), `colours` (whether
-            there are any), `bounds` (lowest and highest corner, in the units of the mesh) and `repairs`
-            (sentences on what was mended).
-        encoder, preset, progress: of a field.
+        width, height, channels, bit_depth: of an image alone, in pixels, as seen.
+        shape: of a shape alone.
+        encoder, preset, progress: of a field alone.
     """
 
-    kind: str
-    format: str
-    width: int | None = None
-    height: int | None = None
-    channels: int | None = None
-    bit_depth: int | None = None
-    shape: Message | None = None
-    encoder: str | None = None
-    preset: str | None = None
-    progress: Message | None = None
+    kind: Literal["image", "shape"]
+    format: ImageFormat | MeshFormat | Literal["acorn"]
+    width: Pixels | None = None
+    height: Pixels | None = None
+    channels: Literal[1, 2, 3, 4] | None = None
+    bit_depth: Literal[8, 16] | None = None
+    shape: Shape | None = None
+    encoder: EncoderName | None = None
+    preset: Words | None = None
+    progress: Finished | None = None
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        is_image, is_field = self.kind == "image", self.format == "acorn"
+        formats = (*get_args(ImageFormat if is_image else MeshFormat), "acorn")
+        of_images = (self.width, self.height, self.channels, self.bit_depth)
+        of_fields = (self.encoder, self.preset, self.progress)
+        is_whole = (
+            self.format in formats
+            and {part is not None for part in of_images} == {is_image}
+            and {part is not None for part in of_fields} == {is_field}
+            and (self.shape is None) == is_image
+        )
+        if not is_whole:
+            raise ValueError("parts are missing, or are those of another kind")
+        return self
 
 
 class Inspector:
@@ -209,5 +265,5 @@ def _tree(root: type[AcornError]) -> dict[str, type[AcornError]]:
     return found
 
 
-_ERRORS = _tree(AcornError)
+_ERRORS = _tree(BadInput)
 _ANSWER: TypeAdapter[Inspection | _Refusal] = TypeAdapter(Inspection | _Refusal)

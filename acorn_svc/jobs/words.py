@@ -12,7 +12,7 @@ from acorn_svc.errors import FitFailed
 
 EXACT = ConfigDict(strict=True, allow_inf_nan=False)
 Count = Annotated[int, Field(ge=0, lt=1 << 63)]
-Words = Annotated[str, Field(max_length=1000)]
+Words = Annotated[str, Field(max_length=1000, pattern=r"^[^\x00]*$")]  # PostgreSQL takes no NUL
 Name = Annotated[str, Field(max_length=4096)]
 
 
@@ -68,7 +68,7 @@ class Reason:
     code: Words
     message: Words
     limit: Words | None = None
-    value: float | None = None
+    value: Count | float | None = None
 
 
 @dataclass(frozen=True, config=EXACT)

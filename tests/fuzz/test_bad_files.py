@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import resource
 from collections import Counter
@@ -15,6 +16,7 @@ import pytest
 from bad_files import SEEDS, BadFile, good_files, make_all
 from bombs import BOMBS, Verdict
 from fastapi.testclient import TestClient
+from pydantic import TypeAdapter
 from reading import Reader
 
 from acorn_svc.api.app import create_app
@@ -59,7 +61,7 @@ def _told(answer: dict[str, Any]) -> str:
     """The code of an answer, `ok` for a file that was read, after checking the answer's shape."""
     error = answer.get("error")
     if error is None:
-        _check_facts(Inspection(**answer))
+        _check_facts(TypeAdapter(Inspection).validate_json(json.dumps(answer)))
         return "ok"
     assert set(error) == {"code", "message", "limit", "value"}
     _check_refusal(error["code"], error["message"], error["limit"])
@@ -74,7 +76,7 @@ def _check_facts(found: Inspection) -> None:
         assert 0 < found.height <= 65_536
         return
     assert found.shape is not None
-    low, high = found.shape["bounds"]
+    low, high = found.shape.bounds
     assert all(math.isfinite(value) for value in (*low, *high))
     assert all(a <= b for a, b in zip(low, high, strict=True))
 

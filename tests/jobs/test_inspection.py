@@ -1,7 +1,8 @@
-"""Checks of uploads that somebody interrupts: the file is not to blame."""
+"""Checks of uploads: those that somebody interrupts, where the file is not to blame, and wrong answers."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -9,17 +10,27 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from acorn_svc.errors import LimitExceeded, Unavailable
+from acorn_svc.errors import BadInput, LimitExceeded, Unavailable
 from acorn_svc.jobs import inspection
-from acorn_svc.jobs.inspection import Inspector
+from acorn_svc.jobs.inspection import ABNORMAL, Inspector
 from acorn_svc.jobs.process import ORPHANED, end, spawn_child
 from acorn_svc.settings import Settings
 
 KILLED = "import os; os.kill(os.getpid(), {})"
 Replace = Callable[[str], threading.Semaphore]
+
+IMAGE = {"kind": "image", "format": "png", "width": 3, "height": 2, "channels": 1, "bit_depth": 8}
+FACTS = {"vertices": 3, "faces": 1, "colours": False, "bounds": [[0, 0, 0], [1, 1, 0.5]], "repairs": ["One."]}
+SHAPE = {"kind": "shape", "format": "ply", "shape": FACTS}
+DONE = {
+    "stage": "done", "step": 1, "steps": 1, "seconds": None, "bytes": 9, "psnr": 30.5, "iou": None,
+    "blocks": 1, "parameters": 4,
+}  # fmt: skip
+FIELD = {**IMAGE, "format": "acorn", "encoder": "grid", "preset": "draft", "progress": DONE}
 
 
 @pytest.fixture
@@ -61,6 +72,62 @@ def test_the_system_still_ends_the_child_for_lack_of_memory(replace_child: Repla
     with pytest.raises(LimitExceeded) as caught:
         Inspector(Settings()).inspect(Path("unused"))
     assert caught.value.limit == "decode_memory_bytes"
+
+
+@pytest.mark.parametrize("answer", [IMAGE, SHAPE, FIELD])
+def test_a_right_answer_is_taken(replace_child: Replace, answer: dict[str, Any]) -> None:
+    replace_child(f"print({json.dumps(answer)!r})")
+    found = Inspector(Settings()).inspect(Path("unused"))
+    assert (found.kind, found.format, found.width) == (answer["kind"], answer["format"], answer.get("width"))
+    assert (found.shape and found.shape.to_json()["faces"]) == answer.get("shape", {}).get("faces")
+    assert (found.progress and found.progress.to_json()) == answer.get("progress")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {},
+        {"kind": "image", "format": "png"},
+        {**IMAGE, "kind": "picture"},
+        {**IMAGE, "format": "png\r\nX: y"},
+        {**IMAGE, "format": "ply"},
+        {**IMAGE, "width": 0},
+        {**IMAGE, "width": "3"},
+        {**IMAGE, "height": 10**30},
+        {**IMAGE, "channels": 5},
+        {**IMAGE, "bit_depth": 32},
+        {**IMAGE, "shape": FACTS},
+        {**IMAGE, "preset": "draft"},
+        {"kind": "shape", "format": "ply"},
+        {**SHAPE, "width": 3},
+        {**SHAPE, "shape": {**FACTS, "vertices": "many"}},
+        {**SHAPE, "shape": {**FACTS, "faces": -1}},
+        {**SHAPE, "shape": {**FACTS, "bounds": [[0, 0], [1, 1]]}},
+        {**SHAPE, "shape": {**FACTS, "bounds": [[0, 0, 0], [1, 1, float("inf")]]}},
+        {**SHAPE, "shape": {**FACTS, "repairs": ["\0"]}},
+        {**FIELD, "encoder": "z"},
+        {**FIELD, "preset": "x" * 1001},
+        {**FIELD, "progress": None},
+        {**FIELD, "progress": {"stage": 1}},
+        {**FIELD, "progress": {**DONE, "blocks": 10**30}},
+        {"error": {"code": "bad_image", "message": "x" * 1001}},
+    ],
+)
+def test_a_wrong_answer_is_that_of_a_bad_file(answer: dict[str, Any]) -> None:
+    with pytest.raises(BadInput) as caught:
+        inspection._read_answer(json.dumps(answer).encode())
+    assert (caught.value.code, caught.value.message) == ("bad_input", ABNORMAL)
+
+
+def test_a_refusal_is_one_of_a_file() -> None:
+    """The child has no say in who may ask, or whether the service is there."""
+    told = {"message": "No.", "limit": "max_image_side", "value": 5}
+    for code, expected in (("limit_exceeded", "limit_exceeded"), ("unauthenticated", "bad_input")):
+        with pytest.raises(BadInput) as caught:
+            inspection._read_answer(json.dumps({"error": {"code": code, **told}}).encode())
+        error = caught.value.to_json()
+        assert error == {"code": expected, **told}
+        assert isinstance(error["value"], int)
 
 
 def test_stopping_ends_checks_that_run_or_wait(replace_child: Replace) -> None:
