@@ -51,6 +51,7 @@ RGB_BANDS = 3
 WHITE = 255
 FINE_QUALITY = 90  # of JPEG; from here on colour is as fine as brightness
 OUT_OF_MEMORY = "out of memory"
+DATA_END_EARLY = "premature end of data segment"
 DAMAGED = "The image is damaged or cut short."
 
 
@@ -109,7 +110,8 @@ def read_image(source: Source, limits: ImageLimits | None = None) -> Pixels:
         _check_png_end(source)
     if kind == "jpeg":
         _check_jpeg_length(source, image)
-    return _guarded(lambda: _array(_upright(_to_srgb(image)), header))
+        return _guarded(lambda: _decode_jpeg(source, header))
+    return _guarded(lambda: _decode(image, header))
 
 
 def inspect_image(source: Source, limits: ImageLimits | None = None) -> ImageHeader:
@@ -181,12 +183,16 @@ def _name_of(start: bytes) -> str:
 
 
 def _open(source: Source, kind: Format, page: int = 0) -> pyvips.Image:
-    options: dict[str, Any] = {"access": "sequential", "fail_on": "error"}
+    return _guarded(lambda: _load(source, kind, page))
+
+
+def _load(source: Source, kind: Format, page: int = 0, fail_on: str = "error") -> pyvips.Image:
+    """The image, whose pixels are decoded when they are asked for; raises the library's own error."""
+    options: dict[str, Any] = {"access": "sequential", "fail_on": fail_on}
     if kind in ("tiff", "webp"):
         options["page"] = page
     name, place = (f"{kind}load", str(source)) if isinstance(source, Path) else (f"{kind}load_buffer", source)
-    loader = getattr(pyvips.Image, name)
-    return cast(pyvips.Image, _guarded(lambda: loader(place, **options)))
+    return cast(pyvips.Image, getattr(pyvips.Image, name)(place, **options))
 
 
 def _guarded(decode: Callable[[], T]) -> T:
@@ -279,6 +285,23 @@ def _check_jpeg_length(source: Source, image: pyvips.Image) -> None:
         size = file.seek(0, io.SEEK_END)
     if image.width * image.height > size * JPEG_PIXELS_PER_BYTE:
         raise BadImage(DAMAGED)
+
+
+def _decode_jpeg(source: Source, header: ImageHeader) -> Pixels:
+    """Refuses data that end too early, of which the decoder makes up the rest and only warns.
+
+    Other warnings don't matter for the pixels, but the first hides those after it.
+    """
+    try:
+        return _decode(_load(source, "jpeg", fail_on="warning"), header)
+    except pyvips.Error as error:
+        if DATA_END_EARLY in str(error):
+            raise
+        return _decode(_load(source, "jpeg"), header)
+
+
+def _decode(image: pyvips.Image, header: ImageHeader) -> Pixels:
+    return _array(_upright(_to_srgb(image)), header)
 
 
 def _to_srgb(image: pyvips.Image) -> pyvips.Image:

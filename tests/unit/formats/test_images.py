@@ -31,6 +31,8 @@ GRADIENT = np.stack(
 )
 GRADIENT[..., 3] = 255 - GRADIENT[..., 3]
 
+JPEG_END = b"\xff\xd9"
+
 Save = Callable[..., Path]
 
 
@@ -204,6 +206,20 @@ def test_no_cut_file_is_read(save: Save, kind: str) -> None:
             read_image(save(whole[:length]))
     with pytest.raises(BadImage):
         read_image(save(whole[:-1]))
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_an_end_mark_makes_no_jpeg_of_a_part(save: Save, progressive: bool) -> None:
+    whole = save(_pillow(3), "JPEG", progressive=progressive).read_bytes()
+    for kept in (0.6, 0.75, 0.95):
+        with pytest.raises(BadImage):
+            read_image(save(whole[: int(kept * len(whole))] + JPEG_END))
+
+
+def test_stray_bytes_in_a_jpeg_do_not_matter(save: Save) -> None:
+    whole = save(_pillow(3), "JPEG").read_bytes()
+    tables = whole.index(b"\xff\xdb")
+    assert np.array_equal(read_image(save(whole[:tables] + b"abc" + whole[tables:])), read_image(save(whole)))
 
 
 def test_an_empty_file_is_a_bad_image(save: Save) -> None:
