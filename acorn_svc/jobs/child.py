@@ -19,6 +19,7 @@ import time
 import traceback
 from dataclasses import dataclass, fields
 from importlib import import_module
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -134,13 +135,14 @@ def _run(job: FitJob) -> None:
 
     target = target_of(_read(job.original, job.limits))
     config = configure(target, **job.options)
-    pace, stopping = Pace(job.checkpoint_seconds), Stopping()
-    # The checkpoint holds the configuration that this job was begun with.
-    for number, progress in enumerate(fit(target, config, _checkpoint(job))):
-        if number == 0:
-            # Until now there was nothing to keep, and SIGTERM ended this process at once.
-            signal.signal(signal.SIGTERM, stopping.ask)
-            say({"say": "started", "step": progress.step})
+    state, stopping = _checkpoint(job), Stopping()
+    course = fit(target, config, state)  # the checkpoint holds the configuration that this job was begun with
+    first = next(course)
+    # Until now there was nothing to keep, and SIGTERM ended this process at once.
+    signal.signal(signal.SIGTERM, stopping.ask)
+    say({"say": "started", "step": first.step})
+    pace = Pace(job.checkpoint_seconds, kept=state.meta["step"] if state else 0)
+    for progress in chain([first], course):
         _report(job, progress, pace, stopping)
         if stopping.asked:
             return
@@ -150,9 +152,9 @@ def _report(job: FitJob, progress: Progress, pace: Pace, stopping: Stopping) -> 
     """Keep and say what is due now."""
     if progress.stage == "done":
         say({"say": "done", "file": _snapshot(job, progress), "progress": progress.to_json()})
-    elif progress.step and (stopping.asked or pace.checkpoint_is_due()):
+    elif pace.checkpoint_is_due(progress.step, stopping.asked):
         _keep(job, progress)
-        pace.checkpoint_was_made()
+        pace.checkpoint_was_made(progress.step)
     elif pace.progress_is_due():
         say({"say": "progress", "progress": progress.to_json()})
 
@@ -176,14 +178,20 @@ def _snapshot(job: FitJob, progress: Progress) -> str:
 
 
 class Pace:
-    """When progress and checkpoints are due: soon at first, seldom later."""
+    """When progress and checkpoints are due: soon at first, seldom later.
 
-    def __init__(self, checkpoint_seconds: float) -> None:
+    A checkpoint passes for progress, and a fit that always dies at its end must be given up: so none is made
+    of the step that was `kept` last, here or by an earlier start, nor of the first step after that because
+    the set-up took long. This begins after the set-up.
+    """
+
+    def __init__(self, checkpoint_seconds: float, kept: int) -> None:
         self._begin = time.monotonic()
         self._longest = checkpoint_seconds
         self._next_progress = self._begin
         self._next_checkpoint = self._begin + min(FIRST_SNAPSHOT_SECONDS, checkpoint_seconds)
         self._started = self._begin
+        self._kept = kept
 
     def progress_is_due(self) -> bool:
         """Whether to say something; the longer the fit, the fewer lines a minute."""
@@ -193,14 +201,15 @@ class Pace:
         self._next_progress = now + max(LEAST_PROGRESS_SECONDS, (now - self._begin) / PROGRESS_LINES)
         return True
 
-    def checkpoint_is_due(self) -> bool:
-        """Whether to keep a checkpoint now; remembers when it was begun."""
+    def checkpoint_is_due(self, step: int, asked: bool) -> bool:
+        """Whether to keep a checkpoint of `step`, at once when `asked`; remembers when it was begun."""
         self._started = time.monotonic()
-        return self._started >= self._next_checkpoint
+        return step > self._kept and (asked or self._started >= self._next_checkpoint)
 
-    def checkpoint_was_made(self) -> None:
+    def checkpoint_was_made(self, step: int) -> None:
         """Set the next one: after twice the time so far, but never dearer than its share."""
         now = time.monotonic()
+        self._kept = step
         wait = min(self._longest, now - self._begin)
         self._next_checkpoint = now + max(wait, CHECKPOINT_SHARE * (now - self._started))
 

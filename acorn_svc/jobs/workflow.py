@@ -19,7 +19,7 @@ from pathlib import Path
 import structlog
 from dbos import DBOS, WorkflowSerializationFormat
 
-from acorn_svc.errors import Conflict, FitFailed, NotFound
+from acorn_svc.errors import Conflict, FitFailed, NotFound, OutOfTime
 from acorn_svc.jobs import endings, life
 from acorn_svc.jobs.inspection import file_limits
 from acorn_svc.jobs.lease import Lease
@@ -242,9 +242,10 @@ class Watcher:
             self._forgive(scene)
             return False
         log.warning("fit died", scene=scene.id, run=scene.run, exit=status)
-        if self._store.get(scene.id).attempts < self._settings.job_attempts:
-            return False
         reason = endings.reason_of(status, self._settings.job_wall_seconds)
+        left = self._store.get(scene.id).attempts < self._settings.job_attempts
+        if left and not isinstance(reason, OutOfTime):
+            return False
         return self._fail(scene, reason.code, reason.message)
 
     def _fail(self, scene: Scene, code: str, reason: str) -> bool:

@@ -144,6 +144,17 @@ def test_a_fit_that_can_be_heard_no_more_is_ended_and_counted(
     store.close()
 
 
+def test_a_start_that_uses_up_its_processor_time_is_the_last(tmp_path: Path) -> None:
+    store = SceneStore(Settings(data=tmp_path))
+    jobs = JobQueue(store, 10)
+    scene_id = _queued_scene(store)
+    assert Watcher(store, jobs, store.settings, lambda _request: _runs("kill -XCPU $$")).watch(scene_id, 0)
+    scene = store.get(scene_id)
+    assert (scene.status, scene.error_code, scene.attempts) == (Status.FAILED, "out_of_time", 1)
+    jobs.close()
+    store.close()
+
+
 def _says(message: object) -> subprocess.Popen[bytes]:
     """A process that says one thing and waits for its end."""
     return _runs('echo "$1"; read -r line', json.dumps(message))
