@@ -143,16 +143,17 @@ def _run(job: FitJob) -> None:
     say({"say": "started", "step": first.step})
     pace = Pace(job.checkpoint_seconds, kept=state.meta["step"] if state else 0)
     for progress in chain([first], course):
-        _report(job, progress, pace, stopping)
-        if stopping.asked:
+        asked = stopping.asked  # once: what is asked from here on is for the next report
+        _report(job, progress, pace, asked)
+        if asked:
             return
 
 
-def _report(job: FitJob, progress: Progress, pace: Pace, stopping: Stopping) -> None:
+def _report(job: FitJob, progress: Progress, pace: Pace, asked: bool) -> None:
     """Keep and say what is due now."""
     if progress.stage == "done":
         say({"say": "done", "file": _snapshot(job, progress), "progress": progress.to_json()})
-    elif pace.checkpoint_is_due(progress.step, stopping.asked):
+    elif pace.checkpoint_is_due(progress.step, asked):
         _keep(job, progress)
         pace.checkpoint_was_made(progress.step)
     elif pace.progress_is_due():

@@ -89,6 +89,14 @@ def test_a_long_set_up_makes_no_checkpoint_due(
     assert [message["say"] for message in said[:2]] == ["started", "progress"]
 
 
+def test_a_fit_that_is_asked_to_end_while_it_speaks_keeps_where_it_is(
+    fit: Callable[..., list[Message]],
+) -> None:
+    said = fit(ENDLESS, checkpoint_seconds=1000, heard=_stop_at("progress"))
+    assert said[-1]["say"] == "snapshot"
+    assert said[-1]["progress"]["step"] > 0
+
+
 def _stop_at(words: str) -> Callable[[Message], None]:
     """Ask the fit to end while it says this."""
 
