@@ -83,7 +83,7 @@ class Watcher:
         self._place = threading.Lock()
 
     def watch(self, scene_id: str, run: int) -> bool:
-        """One start of the job; true when it is over, false when it should be started again."""
+        """One start of the job; true when it is over or left, false when it should be started again."""
         with self._place:  # DBOS may hand out two jobs that come close together
             over = not self._stopping.is_set() and self._watch_safely(scene_id, run)
             if self._stopping.is_set() and not over:
@@ -104,10 +104,10 @@ class Watcher:
             log.info(NOT_WANTED)
             return True
         except Exception:
-            # A full disk, for example: the job is not to blame, and waits until it can go on.
+            # A full disk, for example: the job is not to blame. It is left as if this worker were lost, goes
+            # on after a lease, and lets others have their turn meanwhile.
             log.exception("job interrupted", scene=scene_id, run=run)
-            self._stopping.wait(TROUBLE_SECONDS)
-            return False
+            return not self._stopping.wait(TROUBLE_SECONDS)
 
     def _watch(self, scene_id: str, run: int) -> bool:
         scene = self._take(scene_id, run)
@@ -118,7 +118,7 @@ class Watcher:
                 return self._run(scene, spool)
         except (NotFound, Conflict):
             raise
-        except FitFailed as error:  # the child's own doing, which it would do again
+        except FitFailed as error:  # it would end so again
             return self._fail(scene, error.code, error.message)
         except Exception:
             self._forgive(scene)
@@ -168,7 +168,7 @@ class Watcher:
             "device": settings.job_device,
         }
         return {
-            "original": str(self._store.original(scene.id)),
+            "original": str(self._original(scene)),
             "checkpoints": [str(path) for path in self._store.checkpoints(scene.id)],
             "spool": str(spool),
             "limits": file_limits(settings),
@@ -177,6 +177,12 @@ class Watcher:
             "memory_bytes": settings.job_memory_bytes,
             "cpu_seconds": settings.job_wall_seconds * settings.job_threads,
         }
+
+    def _original(self, scene: Scene) -> Path:
+        try:
+            return self._store.original(scene.id)
+        except FileNotFoundError:
+            raise FitFailed("The original is lost.") from None
 
     def _follow(self, child: Child, heard: Heard, scene: Scene, spool: Path) -> bool:
         """Take in what the child says until it ends; true when the job is over."""

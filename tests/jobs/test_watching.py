@@ -17,6 +17,7 @@ from farm import PROGRESS
 from acorn_svc.jobs import workflow
 from acorn_svc.jobs.process import Message
 from acorn_svc.jobs.queue import JobQueue
+from acorn_svc.jobs.reaper import Reaper
 from acorn_svc.jobs.workflow import Watcher
 from acorn_svc.settings import Settings
 from acorn_svc.store.scenes import Scene, SceneStore, Status, new_id
@@ -151,6 +152,41 @@ def test_a_start_that_uses_up_its_processor_time_is_the_last(tmp_path: Path) -> 
     assert Watcher(store, jobs, store.settings, lambda _request: _runs("kill -XCPU $$")).watch(scene_id, 0)
     scene = store.get(scene_id)
     assert (scene.status, scene.error_code, scene.attempts) == (Status.FAILED, "out_of_time", 1)
+    jobs.close()
+    store.close()
+
+
+def test_a_job_whose_original_is_lost_fails(tmp_path: Path) -> None:
+    store = SceneStore(Settings(data=tmp_path))
+    jobs = JobQueue(store, 10)
+    scene_id = _queued_scene(store)
+    store.original(scene_id).unlink()
+    assert Watcher(store, jobs, store.settings, lambda _request: _runs("exit")).watch(scene_id, 0)
+    scene = store.get(scene_id)
+    assert (scene.status, scene.error_code) == (Status.FAILED, "fit_failed")
+    assert scene.error_message == "The original is lost."
+    jobs.close()
+    store.close()
+
+
+def test_a_job_in_trouble_leaves_its_worker_and_goes_on_after_a_lease(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workflow, "TROUBLE_SECONDS", 0)
+    store = SceneStore(Settings(data=tmp_path))
+    jobs = JobQueue(store, 10)
+
+    def begin(_request: Message) -> subprocess.Popen[bytes]:
+        raise PermissionError("nobody foresaw this")
+
+    scene_id = _queued_scene(store)
+    assert Watcher(store, jobs, store.settings, begin).watch(scene_id, 0)
+    scene = store.get(scene_id)
+    assert (scene.status, scene.attempts) == (Status.FITTING, 0)
+    reaper = Reaper(jobs, lease_seconds=0)
+    assert [sign.scene_id for sign in reaper.look()] == [scene_id]
+    scene = store.get(scene_id)
+    assert (scene.status, scene.run, scene.attempts) == (Status.QUEUED, 1, 0)
     jobs.close()
     store.close()
 
