@@ -41,8 +41,14 @@ class Lease:
         self._lease_seconds = lease_seconds
         self._heartbeat_seconds = heartbeat_seconds
         self._released = threading.Event()
+        self._over = threading.Event()
         self._end = self._new_end()
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the job was let go of; true before `lose` is called."""
+        return self._over.is_set()
 
     def __enter__(self) -> Self:
         self._end.start()
@@ -56,7 +62,7 @@ class Lease:
         self._end.cancel()
 
     def _new_end(self) -> threading.Timer:
-        timer = threading.Timer(self._lease_seconds, self._lose)
+        timer = threading.Timer(self._lease_seconds, self._let_go)
         timer.daemon = True
         return timer
 
@@ -65,10 +71,14 @@ class Lease:
             try:
                 self._renew()
             except (Conflict, NotFound):
-                self._lose()
+                self._let_go()
                 return
             except Exception as error:
                 log.warning("no sign of life could be given", error=str(error))
+
+    def _let_go(self) -> None:
+        self._over.set()
+        self._lose()
 
     def _renew(self) -> None:
         """Put the end off, counted from before the sign of life."""

@@ -19,7 +19,7 @@ from pathlib import Path
 import structlog
 from dbos import DBOS, WorkflowSerializationFormat
 
-from acorn_svc.errors import Conflict, FitFailed, NotFound, OutOfTime
+from acorn_svc.errors import Conflict, FitFailed, NotFound, OutOfTime, Unavailable
 from acorn_svc.jobs import endings, life
 from acorn_svc.jobs.inspection import file_limits
 from acorn_svc.jobs.lease import Lease
@@ -128,8 +128,9 @@ class Watcher:
         child = self._begin(self._request(scene, spool))
         heard = _listen(child)
         try:
-            with self._lease(scene, child, spool):
-                return self._follow(child, heard, scene, spool)
+            with self._lease(scene, child, spool) as lease:
+                over = self._follow(child, heard, scene, spool)
+                return over or self._ended(scene, _exit_status(child), lease)
         finally:
             end(child, heard=True)
 
@@ -185,7 +186,7 @@ class Watcher:
             raise FitFailed("The original is lost.") from None
 
     def _follow(self, child: Child, heard: Heard, scene: Scene, spool: Path) -> bool:
-        """Take in what the child says until it ends; true when the job is over."""
+        """Take in what the child says until it ends; true when that said that the job is over."""
         deadline = time.monotonic() + self._settings.job_wall_seconds
         asked = gone = False
         while (line := _next(heard)) != ENDED:
@@ -204,7 +205,7 @@ class Watcher:
                 if not asked:
                     return self._out_of_time(scene)
                 child.kill()  # the job goes on from the checkpoint before
-        return self._ended(scene, _exit_status(child))
+        return False
 
     def _out_of_time(self, scene: Scene) -> bool:
         reason = endings.out_of_time(self._settings.job_wall_seconds)
@@ -240,8 +241,13 @@ class Watcher:
         snapshot, progress = _own_file(spool, made.file), made.progress.to_json()
         self._store.publish_snapshot(scene.id, scene.run, snapshot, progress, checkpoint, then)
 
-    def _ended(self, scene: Scene, status: int) -> bool:
-        """The child ended without a last word, as it was asked to or in a crash; true when that was all."""
+    def _ended(self, scene: Scene, status: int, lease: Lease) -> bool:
+        """The child ended without a last word, as it was asked to or in a crash; true when that was all.
+
+        Raises Unavailable when it was killed because the lease was over, which says nothing of the job.
+        """
+        if lease.is_over:
+            raise Unavailable("No sign of life of the job could be given for a lease.")
         if self._store.get(scene.id).status == Status.PAUSED:
             return True
         if self._stopping.is_set():
@@ -260,9 +266,17 @@ class Watcher:
         return True
 
     def _forgive(self, scene: Scene) -> None:
-        """A start that was ended by us doesn't count."""
-        with self._store.edit(scene.id, scene.run) as row:
-            row.attempts = max(0, row.attempts - 1)
+        """A start that was ended by us doesn't count; a database that is away is waited for."""
+        while True:
+            try:
+                with self._store.edit(scene.id, scene.run) as row:
+                    row.attempts = max(0, row.attempts - 1)
+                return
+            except (NotFound, Conflict):
+                raise
+            except Exception:
+                if self._stopping.wait(TROUBLE_SECONDS):
+                    raise
 
 
 def _own_file(spool: Path, name: str) -> Path:

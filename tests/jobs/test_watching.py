@@ -9,7 +9,9 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 from farm import PROGRESS
@@ -189,6 +191,32 @@ def test_a_job_in_trouble_leaves_its_worker_and_goes_on_after_a_lease(
     assert (scene.status, scene.run, scene.attempts) == (Status.QUEUED, 1, 0)
     jobs.close()
     store.close()
+
+
+def test_a_database_that_is_away_for_a_lease_counts_against_no_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does it when it is still away after the child was ended."""
+    monkeypatch.setattr(workflow, "TROUBLE_SECONDS", 0)
+    store = SceneStore(Settings(data=tmp_path, job_attempts=1, lease_seconds=1, heartbeat_seconds=0.1))
+    jobs = JobQueue(store, 10)
+    scene_id, edit = _queued_scene(store), store.edit
+    edits = [edit, _away, _away, edit]
+
+    def next_edit(*arguments: Any) -> AbstractContextManager[Scene]:
+        return edits.pop(0)(*arguments)
+
+    monkeypatch.setattr(store, "beat", _away)
+    monkeypatch.setattr(store, "edit", next_edit)
+    assert Watcher(store, jobs, store.settings, lambda _request: _runs("read -r line")).watch(scene_id, 0)
+    scene = store.get(scene_id)
+    assert (scene.status, scene.attempts, edits) == (Status.FITTING, 0, [])
+    jobs.close()
+    store.close()
+
+
+def _away(*_arguments: object) -> NoReturn:
+    raise OSError("no route to the database")
 
 
 def _says(message: object) -> subprocess.Popen[bytes]:
