@@ -35,6 +35,7 @@ Heard = queue.SimpleQueue[bytes]
 LOOK_SECONDS = 0.25
 TROUBLE_SECONDS = 5
 LAST_WORDS_SECONDS = 5  # between the end of a child and the last of what it says, whichever comes first
+UNHEARD_LINES = 1000  # a fit has a few lines a second: far more than a slow database makes wait
 CHILD_SHARE = 0.8  # of the time to shut down; then the job is given back without what the child was doing
 ENDED = b""
 LEASE_IS_OVER = "the lease is over"
@@ -291,7 +292,10 @@ def _own_file(spool: Path, name: str) -> Path:
 
 
 def _listen(child: Child) -> Heard:
-    """What the child says, to be waited for with a time limit; ENDED comes last."""
+    """What the child says, to be waited for with a time limit; ENDED comes last.
+
+    No more is read when far too much waits to be heard, so that a hostile child cannot fill the memory.
+    """
     heard: Heard = queue.SimpleQueue()
     threading.Thread(target=_pass_on, args=(child, heard), daemon=True).start()
     return heard
@@ -303,11 +307,20 @@ def _pass_on(child: Child, heard: Heard) -> None:
         with child.stdout as stream:
             for line in lines(stream):
                 heard.put(line)
+                if _is_too_much(heard):
+                    break
     finally:
         heard.put(ENDED)
 
 
+def _is_too_much(heard: Heard) -> bool:
+    return heard.qsize() > UNHEARD_LINES
+
+
 def _next(heard: Heard) -> bytes | None:
+    """What is to be heard now, if anything; raises FitFailed when it is far too much."""
+    if _is_too_much(heard):
+        raise FitFailed("The process of the fit said more than a fit has to say.")
     try:
         return heard.get(timeout=LOOK_SECONDS)
     except queue.Empty:

@@ -147,6 +147,28 @@ def test_a_fit_that_can_be_heard_no_more_is_ended_and_counted(
     store.close()
 
 
+def test_a_fit_that_says_far_too_much_fails_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It talks faster than it is heard, here until it is ended, and the worker keeps little of that."""
+    store = SceneStore(Settings(data=tmp_path))
+    jobs = JobQueue(store, 10)
+    scene_id, heard = _queued_scene(store), list[workflow.Heard]()
+    listen, watcher = workflow._listen, Watcher(store, jobs, store.settings, _says_for_ever)
+
+    def listen_first(child: subprocess.Popen[bytes]) -> workflow.Heard:
+        heard.append(listen(child))
+        _wait_for(lambda: heard[0].qsize() > workflow.UNHEARD_LINES)
+        return heard[0]
+
+    monkeypatch.setattr(workflow, "_listen", listen_first)
+    assert watcher.watch(scene_id, 0)
+    scene = store.get(scene_id)
+    assert (scene.status, scene.error_code, scene.attempts) == (Status.FAILED, "fit_failed", 1)
+    assert scene.error_message == "The process of the fit said more than a fit has to say."
+    assert heard[0].qsize() <= workflow.UNHEARD_LINES + 2  # the line that was too much, and the end
+    jobs.close()
+    store.close()
+
+
 def test_a_start_that_uses_up_its_processor_time_is_the_last(tmp_path: Path) -> None:
     store = SceneStore(Settings(data=tmp_path))
     jobs = JobQueue(store, 10)
@@ -222,6 +244,10 @@ def _away(*_arguments: object) -> NoReturn:
 def _says(message: object) -> subprocess.Popen[bytes]:
     """A process that says one thing and waits for its end."""
     return _runs('echo "$1"; read -r line', json.dumps(message))
+
+
+def _says_for_ever(_request: Message) -> subprocess.Popen[bytes]:
+    return _runs('exec yes "$1"', json.dumps({"say": "started", "step": 7}))
 
 
 def _runs(script: str, *arguments: str) -> subprocess.Popen[bytes]:
