@@ -152,12 +152,15 @@ class Watcher:
         )
 
     def _take(self, scene_id: str, run: int) -> Scene:
-        """Count one more start; a job that keeps dying without progress is given up."""
+        """Count one more start; a job that keeps dying without progress is given up.
+
+        Raises Conflict when there is nothing to start: it was paused, for example.
+        """
         with self._store.edit(scene_id, run) as scene:
-            if scene.attempts < self._settings.job_attempts:
-                life.start(scene)
-            else:
-                reason = endings.ended_too_often(scene.attempts)
+            starts = scene.attempts
+            life.start(scene)
+            if starts >= self._settings.job_attempts:
+                reason = endings.ended_too_often(starts)
                 life.fail(scene, reason.code, reason.message)
         return scene
 

@@ -169,6 +169,23 @@ def test_a_fit_that_says_far_too_much_fails_at_once(tmp_path: Path, monkeypatch:
     store.close()
 
 
+@pytest.mark.parametrize(("paused", "status"), [(False, Status.FAILED), (True, Status.PAUSED)])
+def test_a_job_without_starts_left_fails_unless_it_is_paused(
+    tmp_path: Path, paused: bool, status: Status
+) -> None:
+    store = SceneStore(Settings(data=tmp_path, job_attempts=3))
+    jobs = JobQueue(store, 10)
+    scene_id = _queued_scene(store)
+    with store.edit(scene_id) as scene:
+        scene.attempts = 3
+    if paused:
+        jobs.pause(scene_id)
+    assert Watcher(store, jobs, store.settings, lambda _request: _runs("exit")).watch(scene_id, 0)
+    assert store.get(scene_id).status == status
+    jobs.close()
+    store.close()
+
+
 def test_a_start_that_uses_up_its_processor_time_is_the_last(tmp_path: Path) -> None:
     store = SceneStore(Settings(data=tmp_path))
     jobs = JobQueue(store, 10)
