@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -84,14 +85,17 @@ def _start(settings: Settings, begin: Callable[[Message], Child], stop: threadin
     register(watcher.watch)
     DBOS.launch()
     DBOS.register_queue(QUEUE, worker_concurrency=1, polling_interval_sec=POLLING_SECONDS)
-
-    def tidy() -> None:
-        jobs.prune()
-        store.forget_history(now() - timedelta(days=settings.history_days), *life.OVER)
-
-    reaping = (Reaper(jobs, settings.lease_seconds), tidy, settings.heartbeat_seconds, stop)
+    tidying = partial(tidy, store, jobs, settings)
+    reaping = (Reaper(jobs, settings.lease_seconds), tidying, settings.heartbeat_seconds, stop)
     threading.Thread(target=keep_reaping, args=reaping, name="reaper", daemon=True).start()
     return watcher
+
+
+def tidy(store: SceneStore, jobs: JobQueue, settings: Settings) -> None:
+    """Forget what nobody needs of jobs that are over, and what dead workers left in this machine's spool."""
+    store.blobs.sweep_spool(settings.gc_age_seconds)
+    jobs.prune()
+    store.forget_history(now() - timedelta(days=settings.history_days), *life.OVER)
 
 
 def lock_folder(data: Path, name: str) -> IO[bytes]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -14,6 +16,7 @@ from acorn_svc.jobs import life
 from acorn_svc.jobs import queue as queue_module
 from acorn_svc.jobs.queue import JobQueue, Sign
 from acorn_svc.jobs.reaper import Reaper
+from acorn_svc.jobs.worker import tidy
 from acorn_svc.settings import Settings
 from acorn_svc.store.scenes import Scene, SceneStore, Status, new_id, now
 
@@ -247,3 +250,16 @@ def test_the_course_of_old_fits_is_forgotten_but_not_their_end(line: Line) -> No
     assert line.store.progress_after(done.id, 0) == []
     assert line.store.get(done.id).progress == {"step": 1}
     assert len(line.store.progress_after(running.id, 0)) == 1
+
+
+def test_workers_remove_what_others_left_in_the_spool_when_they_were_killed(line: Line) -> None:
+    settings, spool = line.store.settings, line.store.blobs.spool
+    left, used = spool / "left", spool / "used"
+    for folder in (left, used):
+        folder.mkdir()
+        (folder / "checkpoint").write_bytes(b"half of it")
+    long_ago = time.time() - 2 * settings.gc_age_seconds
+    for path in (left / "checkpoint", left):
+        os.utime(path, (long_ago, long_ago))
+    tidy(line.store, line.jobs, settings)
+    assert list(spool.iterdir()) == [used]
