@@ -40,7 +40,7 @@ def test_a_fit_that_keeps_dying_fails_with_a_reason(tmp_path: Path) -> None:
 def test_a_fit_that_needs_too_much_memory_says_so_and_its_neighbour_finishes(tmp_path: Path) -> None:
     small: dict[str, object] = {"max_image_pixels": 4 * 10**6, "max_image_side": 2000}
     small |= {"max_mesh_vertices": 1000, "max_mesh_faces": 1000}
-    memory = 420 * 1024 * 1024
+    memory = 380 * 1024 * 1024
     with Server(tmp_path, **small, job_memory_bytes=memory) as server:
         large, neighbour = server.upload(picture(2000), steps=100), server.upload(picture(), steps=5)
         server.wait_for_status(neighbour["id"], "ready")
