@@ -237,7 +237,7 @@ def _all_ready(server: Server) -> bool:
 
 
 def test_stopping_again_and_again_loses_nothing(tmp_path: Path, amount: Amount, tell: Tell) -> None:
-    stops, steps, chance = amount(1, 50), amount(8_000, 100_000), random.Random(5)
+    stops, steps, chance = amount(1, 50), amount(8_000, 300_000), random.Random(5)
     longest = 0.0
     with Server(tmp_path, checkpoint_seconds=60) as server:
         whole = undisturbed(server, steps)
