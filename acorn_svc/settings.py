@@ -513,7 +513,11 @@ class Settings(BaseSettings):
         refused=BUSY,
     )
     field_cache_bytes: int = _setting(
-        512 * MIB, "bytes", "Memory for fields that are kept open.", most=1024 * GIB, refused=FORGOTTEN
+        512 * MIB,
+        "bytes",
+        "Memory for fields kept open; the newest is, whatever its size, and one in use is there once.",
+        most=1024 * GIB,
+        refused=FORGOTTEN,
     )
     tile_cache_bytes: int = _setting(
         256 * MIB, "bytes", "Memory for encoded tiles.", most=1024 * GIB, refused=FORGOTTEN

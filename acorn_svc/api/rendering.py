@@ -8,7 +8,8 @@ An address names a scene by its id, and then shows the newest version, or by its
 `{id}-{version}`: what it shows never changes, so that of a finished scene it may be kept for ever.
 
 One `Renderer` lives in `app.state.renderer` from start to end of the server. Its caches are bounded
-by bytes and are safe to use from several threads.
+by bytes and are safe to use from several threads. A field that somebody uses is in memory once, whether
+the cache holds it or not.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Final, Generic, TypeVar
+from weakref import WeakValueDictionary
 
 import anyio.to_thread
 import torch
@@ -63,11 +65,13 @@ OPEN_ATTEMPTS: Final = 5
 class Cache(Generic[K, V]):
     """Values by key, the least recently used dropped when all together exceed `capacity` bytes.
 
+    One that is larger than that isn't kept, or with `keeps_newest` alone, until the next one comes.
     `hits` and `misses` count look-ups.
     """
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, *, keeps_newest: bool = False) -> None:
         self.capacity = capacity
+        self._keeps_newest = keeps_newest
         self.hits = self.misses = 0
         self._used = 0
         self._entries: OrderedDict[K, tuple[V, int]] = OrderedDict()
@@ -88,20 +92,20 @@ class Cache(Generic[K, V]):
         return key in self._entries
 
     def put(self, key: K, value: V, size: int) -> None:
-        """Keep `value`, of `size` bytes; one larger than the whole cache isn't kept."""
+        """Keep `value`, of `size` bytes."""
         with self._lock:
             self._used -= self._entries.pop(key, (None, 0))[1]
-            if size > self.capacity:
+            if size > self.capacity and not self._keeps_newest:
                 return
             self._entries[key] = (value, size)
             self._used += size
-            while self._used > self.capacity:
+            while self._used > self.capacity and len(self._entries) > 1:
                 _, (_, dropped) = self._entries.popitem(last=False)
                 self._used -= dropped
 
     @property
     def used(self) -> int:
-        """Bytes in use; never more than the capacity."""
+        """Bytes in use; more than the capacity only for a newest value that is larger by itself."""
         return self._used
 
 
@@ -203,7 +207,9 @@ class Renderer:
         self.streams = Places(settings.max_streams, "max_streams")
         self._store = store
         self._limits = ModelLimits(**file_limits(settings)["model"])
-        self._fields: Cache[tuple[str, int], AnyField] = Cache(settings.field_cache_bytes)
+        # The newest stays whatever its size: it isn't read again for each of its tiles.
+        self._fields: Cache[tuple[str, int], AnyField] = Cache(settings.field_cache_bytes, keeps_newest=True)
+        self._in_use: WeakValueDictionary[tuple[str, int], AnyField] = WeakValueDictionary()
         self._results: Cache[Hashable, bytes] = Cache(settings.tile_cache_bytes)
         self._making: Flights[tuple[View, bytes]] = Flights()
         self._expected: Counter[bytes] = Counter()
@@ -372,10 +378,11 @@ class Renderer:
             return known
         # One reader at a time: a burst of tiles of a new version reads the file once.
         with self._opening:
-            field = self._fields.get(view.key)
+            field = self._in_use.get(view.key)  # as is all that the cache holds
             if field is None:
                 field = read_field(self._store.local(view.snapshot), self._limits)
-                self._fields.put(view.key, field, _memory(field))
+                self._in_use[view.key] = field
+            self._fields.put(view.key, field, _memory(field))
             return field
 
 

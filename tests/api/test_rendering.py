@@ -18,8 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.types import Receive, Scope, Send
 
+from acorn_svc.api import rendering
 from acorn_svc.api.rendering import OPEN_ATTEMPTS, Cache, Renderer
 from acorn_svc.errors import NotFound
+from acorn_svc.formats.container import read_field
 from acorn_svc.settings import Settings
 from acorn_svc.store.database import SAFE_WAL
 from acorn_svc.store.scenes import KEPT_SNAPSHOTS, SceneHead, SceneStore, Snapshot, Status
@@ -56,6 +58,40 @@ def test_what_is_too_large_for_a_cache_drives_nothing_out() -> None:
     cache.put("a", "A", 2)
     cache.put("b", "B", 3)
     assert (cache.get("a"), cache.get("b")) == ("A", None)
+
+
+def test_the_newest_may_be_larger_than_a_cache_until_the_next_one_comes() -> None:
+    cache: Cache[str, str] = Cache(2, keeps_newest=True)
+    cache.put("a", "A", 2)
+    cache.put("b", "B", 3)
+    assert (cache.get("a"), cache.get("b"), cache.used) == (None, "B", 3)
+    cache.put("c", "C", 1)
+    assert (cache.get("b"), cache.get("c"), cache.used) == (None, "C", 1)
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The files that fields have been read from."""
+    paths: list[Path] = []
+    monkeypatch.setattr(
+        rendering, "read_field", lambda path, limits: (paths.append(path), read_field(path, limits))[1]
+    )
+    return paths
+
+
+def test_a_field_in_use_is_in_memory_once_however_large_it_is(gallery: Gallery, reads: list[Path]) -> None:
+    renderer = Renderer(gallery.store, Settings(data=Path("unused"), field_cache_bytes=1))
+    one, other = (anyio.run(renderer.view, gallery.add(random_field(16, 16, seed=seed))) for seed in (1, 2))
+    _, in_use = renderer.open(one)
+    renderer.open(other)  # the cache holds this one alone now
+    assert renderer.open(one)[1] is in_use
+    assert len(reads) == 2
+    del in_use
+    renderer.open(one)  # the newest, which the cache keeps
+    assert len(reads) == 2
+    renderer.open(other)
+    renderer.open(one)  # what neither the cache nor anybody else holds is gone
+    assert len(reads) == 4
 
 
 def test_those_on_their_way_are_counted(tmp_path: Path) -> None:
