@@ -199,6 +199,13 @@ class Settings(BaseSettings):
         most=100_000,
         refused=BUSY,
     )
+    max_pipelined_requests: int = _setting(
+        16,
+        "requests",
+        "Requests that wait on a connection while another is answered; with one more it is closed.",
+        most=1000,
+        refused=BUSY,
+    )
     max_header_bytes: int = _setting(
         32_768,
         "bytes",

@@ -3,6 +3,7 @@
     connect ─▶ at most `max_connections`, `max_connections_per_address`      else 503, closed
     header  ─▶ `header_seconds`, `max_header_bytes`                          else 408, 431
     body    ─▶ `request_seconds`, or `min_body_bytes_per_second`             else 408
+    queue   ─▶ at most `max_pipelined_requests` behind the one in work       else 503, closed
     work    ─▶ at most `max_requests`, pictures as the renderer can take     else 503
     answer  ─▶ the client takes something every `send_seconds`               else closed
     idle    ─▶ `keep_alive_seconds`                                          then closed
@@ -26,7 +27,7 @@ from typing import Any, Final, NamedTuple, cast
 import uvicorn
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.utils import get_remote_addr
 
 from acorn_svc.api import errors
@@ -186,6 +187,7 @@ class Connection(HttpToolsProtocol):
         self._unused = 0  # bytes that nothing has come of yet: no whole header, no piece of a body
         self._body = 0  # bytes
         self._refused = False  # the request whose header has come last, without the application
+        self._answered: RequestResponseCycle | None = None  # `cycle` is that of the request that came last
         self._unsent = 0
         self._stalled = 0.0  # seconds in which the client has taken nothing
 
@@ -206,6 +208,7 @@ class Connection(HttpToolsProtocol):
         """Forget the client."""
         if self._admitted:
             self._admission.leave(self._address)
+            self._give_up()
             super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -228,11 +231,17 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Hand the request to the application, or to an answer that says why not."""
+        idle = self.cycle is None or self.cycle.response_complete
+        if not idle and len(self.pipeline) >= self._settings.max_pipelined_requests:
+            self._await(Awaits.BODY)
+            self._end(self._too_many_pipelined())
+        if self.transport.is_closing():  # what was read at once goes on, and is for nobody
+            self._refused = True
+            return
         renderer = self._admission.renderer
         picture = renderer.unknown_picture(self.url)
         refusal = self._refusal(picture)
         self._await(Awaits.BODY)
-        idle = self.cycle is None or self.cycle.response_complete
         self._refused = refusal is not None and idle and self._is_simple()
         if refusal is not None and self._refused:
             self.transport.write(refusal.wire(self.server_state.default_headers))
@@ -255,6 +264,10 @@ class Connection(HttpToolsProtocol):
         self._await(Awaits.NOTHING)
         if not self._refused:
             super().on_message_complete()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answered = cycle
+        super()._start_asgi_task(cycle, app)
 
     def _expect_header(self) -> None:
         if self._awaits is Awaits.NOTHING:
@@ -289,6 +302,12 @@ class Connection(HttpToolsProtocol):
     def _header_too_large(self) -> HeaderTooLarge:
         most = self._settings.max_header_bytes
         return HeaderTooLarge("The header is too large.", limit="max_header_bytes", value=most)
+
+    def _too_many_pipelined(self) -> Unavailable:
+        most = self._settings.max_pipelined_requests
+        return Unavailable(
+            "Too many requests wait on this connection.", limit="max_pipelined_requests", value=most
+        )
 
     def send_400_response(self, msg: str) -> None:
         """Answer what isn't HTTP."""
@@ -330,15 +349,20 @@ class Connection(HttpToolsProtocol):
 
     def _end(self, error: AcornError) -> None:
         """Close the connection, saying why if nothing else is being said."""
-        cycle = self.cycle
-        answering = cycle is not None and not cycle.response_complete
-        if answering:
-            cycle.disconnected = True
-            cycle.message_event.set()
+        self._give_up()
+        answered = self._answered
+        speaking = answered is not None and answered.response_started and not answered.response_complete
         silent = self._awaits is Awaits.HEADER and not self._unused
-        if not silent and not (answering and cycle.response_started):
+        if not silent and not speaking:
             self.transport.write(self._admission.closing(error).wire())
         self.transport.close()
+
+    def _give_up(self) -> None:
+        """Tell the request that is answered that nobody waits for it, and forget those behind it."""
+        self.pipeline.clear()
+        if self._answered is not None and not self._answered.response_complete:
+            self._answered.disconnected = True
+            self._answered.message_event.set()
 
 
 def _closing(error: AcornError) -> Refusal:
