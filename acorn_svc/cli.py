@@ -412,6 +412,8 @@ def gc(
         removed, expired = store.collect(age), UploadStore(store).sweep()
     files, size = removed.files + expired.files, removed.bytes + expired.bytes
     out.print(f"Removed {files} files, {size} bytes.", highlight=False)
+    if removed.foreign:
+        err.print(f"{removed.foreign} files may be another database's and were left alone.", highlight=False)
 
 
 @app.command(

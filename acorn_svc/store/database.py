@@ -214,6 +214,17 @@ class ProgressEvent(Base):
     data: Mapped[dict[str, Any]]
 
 
+class Beginning(Base):
+    """Since when there is this database; its revisions write the row, and a dump takes it along.
+
+    Where a dump was added to the tables of a new database there are two rows, and the earlier one counts.
+    """
+
+    __tablename__ = "beginnings"
+
+    at: Mapped[datetime] = mapped_column(primary_key=True)
+
+
 class Upload(Base):
     """An upload that arrives in several requests, and what came of it.
 

@@ -36,6 +36,8 @@ class Housekeeper:
                 removed = self._store.collect(self._settings.gc_age_seconds)
                 if removed.files:
                     log.info("removed files that no scene needs", files=removed.files, bytes=removed.bytes)
+                if removed.foreign:
+                    log.warning("left files alone that may be another database's", files=removed.foreign)
             except Exception:  # an object store that is down, for example: the next time will do
                 log.exception("could not remove files that no scene needs")
             if self._stopping.wait(self._settings.gc_interval_seconds):

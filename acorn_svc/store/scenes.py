@@ -8,7 +8,8 @@
     <data>/cache/                                copies of files that are kept elsewhere
 
 Database and published files may each be elsewhere, by URL. Files are published before a row names them
-and removed after no row does, so that what a row names is there; what no row names, `collect` removes.
+and removed after no row does, so that what a row names is there; what no row names, `collect` removes,
+unless it may be another database's.
 An uploaded `.acorn` is at once the original and a snapshot.
 """
 
@@ -31,6 +32,7 @@ from acorn_svc.errors import Conflict, InsufficientStorage, NotFound
 from acorn_svc.settings import Settings
 from acorn_svc.store.blobs import Blobs, FolderBlobs, RemoteBlobs, sha256_of
 from acorn_svc.store.database import (
+    Beginning,
     File,
     ProgressEvent,
     Role,
@@ -57,6 +59,8 @@ __all__ = [
 ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: no i, l, o, u
 KEPT_SNAPSHOTS = 2  # whoever has just looked up the older one can still open it
 KEPT_CHECKPOINTS = 2  # should the newer one be unreadable, a fit goes on from the older
+# Where published files lie; the last is where version 0.1 had them.
+FOLDERS = (*(f"{role}s/" for role in Role), "scenes/")
 
 
 def new_id() -> str:
@@ -96,10 +100,11 @@ class Page:
 
 @dataclass(frozen=True)
 class Collected:
-    """What was removed because nothing needed it."""
+    """What was removed because nothing needed it; `foreign` files no row names either, but they stay."""
 
     files: int = 0
     bytes: int = 0
+    foreign: int = 0
 
 
 class SceneStore:
@@ -414,15 +419,22 @@ class SceneStore:
     def collect(self, age: float) -> Collected:
         """Remove what no row names and nobody has written to for `age` seconds.
 
-        Safe while others write, as long as nobody needs `age` to publish a file.
+        Safe while others write, as long as nobody needs `age` to publish a file. Safe also with the wrong
+        database, or before its rows are back: what is older than the database isn't its rubbish, and where
+        there is none of the files that it names, nothing is.
         """
         self.blobs.sweep_spool(age)
         with self.database.read() as session:
             named = set(session.scalars(select(File.key).distinct()))
-        rubbish = [blob for blob in self.blobs.listing() if blob.age >= age and blob.key not in named]
+            beginning = session.scalar(select(func.min(Beginning.at))) or now()
+        blobs = [blob for blob in self.blobs.listing() if blob.key.startswith(FOLDERS)]
+        is_ours = any(blob.key in named for blob in blobs)
+        lifetime = (now() - beginning).total_seconds() if is_ours else 0
+        unnamed = [blob for blob in blobs if blob.age >= age and blob.key not in named]
+        rubbish = [blob for blob in unnamed if blob.age < lifetime]
         for blob in rubbish:
             self._discard([blob.key])
-        return Collected(len(rubbish), sum(blob.bytes for blob in rubbish))
+        return Collected(len(rubbish), sum(blob.bytes for blob in rubbish), len(unnamed) - len(rubbish))
 
     def adopt_old_checkpoints(self) -> None:
         """Take over what version 0.1 kept in a folder for each fit; only while no fit runs."""

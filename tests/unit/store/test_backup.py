@@ -19,7 +19,7 @@ from acorn_svc.store.audit import AuditEntry, AuditLog
 from acorn_svc.store.backup import restore_backup, write_backup
 from acorn_svc.store.database import Upload
 from acorn_svc.store.keys import KeyStore, Scope, digest_of
-from acorn_svc.store.scenes import Scene, SceneStore, Status
+from acorn_svc.store.scenes import Collected, Scene, SceneStore, Status
 from acorn_svc.store.uploads import UploadStore
 
 
@@ -135,7 +135,7 @@ def test_a_fit_and_uploads_go_on_meanwhile(tmp_path: Path, backup: Path, restore
     assert newest.read_bytes() == b"state %d" % version
     originals = {store.original(scene.id).read_bytes() for scene in store.page(1000).items}
     assert b"kept picture %d" % (version - 1) in originals or version == 1
-    assert store.collect(age=0).files == 0, "nothing is in it that no scene needs"
+    assert store.collect(age=0) == Collected(), "nothing is in it that no scene needs"
     store.close()
 
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import multiprocessing
 import sqlite3
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import text
+from sqlalchemy import select, text
 
 from acorn_svc.errors import Conflict
 from acorn_svc.settings import Settings
-from acorn_svc.store.database import Base, ProgressEvent, Scene, SqliteDatabase, Status
+from acorn_svc.store.database import Base, Beginning, ProgressEvent, Scene, SqliteDatabase, Status
 from acorn_svc.store.scenes import SceneStore
 
 # The tables as version 0.1.0 made them.
@@ -90,6 +91,8 @@ def test_scenes_of_version_0_1_are_kept_and_shapes_join_them(old_folder: Path) -
             assert "ix_scenes_status" in set(indexes)
         database.close()
     database = SqliteDatabase(path)
+    with database.read() as session:
+        assert session.scalars(select(Beginning.at)).one() == datetime(2026, 1, 1, tzinfo=UTC)
     shape = Scene(
         id="b", kind="shape", status=Status.QUEUED, bytes_original=1, format_original="ply",
         preset="draft", encoder="grid", shape={"vertices": 3},

@@ -6,13 +6,16 @@ import hashlib
 import os
 import threading
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 
 from acorn_svc.errors import Conflict, InsufficientStorage, NotFound
 from acorn_svc.settings import Settings
-from acorn_svc.store.scenes import Scene, SceneStore, Status, new_id
+from acorn_svc.store.database import Beginning, File
+from acorn_svc.store.scenes import Collected, Scene, SceneStore, Status, new_id, now
 
 HERE, ELSEWHERE = "SQLite and a folder", "PostgreSQL and an object store"
 PROGRESS = {"stage": "fitting", "step": 1}
@@ -71,6 +74,20 @@ def files(store: SceneStore) -> set[bytes]:
     contents = [path.read_bytes() for path in paths]
     assert len(set(contents)) == len(contents), "each content is there once"
     return set(contents)
+
+
+def make_older(store: SceneStore, hours: float) -> None:
+    """Let the database have been there for so long."""
+    with store.database.write() as session:
+        session.execute(update(Beginning).values(at=now() - timedelta(hours=hours)))
+
+
+def leave(store: SceneStore, key: str) -> None:
+    """Publish a file that no row names, as a crash may do."""
+    path = store.blobs.spool_file()
+    path.write_bytes(b"rubbish")
+    store.blobs.publish(path, key)
+    path.unlink()
 
 
 def test_the_same_content_is_kept_once_and_goes_with_its_last_scene(store: SceneStore) -> None:
@@ -175,6 +192,7 @@ def test_published_files_are_read_only(folder_store: SceneStore) -> None:
 
 def test_only_what_is_old_and_unnamed_is_collected(folder_store: SceneStore) -> None:
     store = folder_store
+    make_older(store, hours=2)
     scene_id = upload(store, b"a picture")
     show(store, scene_id, b"a snapshot", b"a state")
     wanted = files(store)
@@ -192,6 +210,40 @@ def test_only_what_is_old_and_unnamed_is_collected(folder_store: SceneStore) -> 
     assert list(store.blobs.spool.iterdir()) == [new]
     assert store.collect(age=0).files == 1
     assert files(store) == wanted
+
+
+def test_files_from_before_the_database_are_not_its_rubbish(folder_store: SceneStore) -> None:
+    """A new database beside the files of one that is lost, or whose rows aren't back yet."""
+    upload(folder_store, b"a picture")
+    lost = folder_store.original(upload(folder_store, b"a picture of before"))
+    with folder_store.database.write() as session:
+        session.query(File).filter(File.key.endswith(lost.name)).delete()
+    make_older(folder_store, hours=2)
+    os.utime(lost, (lost.stat().st_atime, lost.stat().st_mtime - 3 * 3600))
+    assert folder_store.collect(age=0) == Collected(foreign=1)
+    make_older(folder_store, hours=4)
+    assert folder_store.collect(age=0).files == 1
+
+
+def test_where_no_file_is_named_none_is_rubbish(store: SceneStore, tmp_path: Path) -> None:
+    """Whose database this is, which may be older than the files, cannot be told."""
+    other = SceneStore(Settings(data=tmp_path / "other"))
+    upload(other, b"the picture of another database")
+    make_older(other, hours=2)
+    upload(store, b"a picture")
+    other.blobs = store.blobs
+    assert other.collect(age=0) == Collected(foreign=1)
+    other.close()
+    assert files(store) == {b"a picture"}
+
+
+def test_what_others_keep_beside_the_scenes_is_left_alone(store: SceneStore) -> None:
+    make_older(store, hours=2)
+    upload(store, b"a picture")
+    for key in ("snapshots/rubbish", "photos/mine"):
+        leave(store, key)
+    assert store.collect(age=0).files == 1
+    assert {blob.key.partition("/")[0] for blob in store.blobs.listing()} == {"originals", "photos"}
 
 
 def test_room_is_refused_by_the_name_of_its_limit(store: SceneStore) -> None:
