@@ -79,13 +79,21 @@ N = TypeVar("N", int, float)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
-    """Runs the program; our errors become one sentence and exit code 1, wrong usage 2."""
+    """Runs the program; errors that may happen become one sentence and exit code 1, wrong usage 2."""
     try:
         app(arguments)
     except AcornError as error:
         _fail(str(error))
     except OSError as error:
         _fail(f"{error.filename or 'The system'}: {error.strerror or error}.")
+    except Exception as error:
+        from acorn_svc.api.errors import of_storage
+
+        known = of_storage(error)
+        if known is None:
+            raise
+        reason = str(getattr(error, "orig", "")).partition("\n")[0]
+        _fail(f"{known} {escape(reason)}".rstrip())
     sys.exit(0)
 
 

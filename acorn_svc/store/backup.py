@@ -22,7 +22,7 @@ import shutil
 import tarfile
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -92,7 +92,8 @@ def write_backup(store: SceneStore, destination: Path) -> Backup:
 def restore_backup(source: Path, settings: Settings) -> Backup:
     """Fill the empty data folder, database and object store of `settings` from a backup.
 
-    Each file is compared with its digest; scenes appear when all files are there.
+    Each file is compared with its digest; scenes appear when all files are there. When it fails, what it
+    has brought is removed again, as far as that can be.
 
     Raises:
         Conflict: there is something in the data folder or the database.
@@ -102,14 +103,12 @@ def restore_backup(source: Path, settings: Settings) -> Backup:
         raise Conflict("A backup can only be restored to an empty data folder.")
     with _open_archive(source) as archive:
         entries = _read_manifest(archive)
-        store = SceneStore(settings)
         try:
-            return _restore(archive, entries, store)
+            with closing(SceneStore(settings)) as store:
+                return _restore(archive, entries, store)
         except BaseException:
-            shutil.rmtree(settings.data)
+            _clear(settings.data)
             raise
-        finally:
-            store.close()
 
 
 class _Copying:
@@ -281,17 +280,36 @@ def _open_archive(path: Path) -> Iterator[Archive]:
 
 
 def _restore(archive: Archive, entries: Mapping[str, Entry], store: SceneStore) -> Backup:
-    with store.blobs.spool_folder() as folder:
+    with store.blobs.spool_folder() as folder, _publishing(store) as publish:
         for name, entry in entries.items():
             path = folder / "file"
             _extract(archive, name, entry, path)
             if name == TABLES:
                 path.rename(folder / TABLES)
             else:
-                store.blobs.publish(path, _key(name))
+                publish(path, _key(name))
                 path.unlink()
         scenes = _load_rows(folder / TABLES, store)
     return _counted(scenes, entries)
+
+
+@contextmanager
+def _publishing(store: SceneStore) -> Iterator[Callable[[Path, str], None]]:
+    """What publishes files, as `Blobs.publish`; those that weren't there go again when the block fails."""
+    new: list[str] = []
+
+    def publish(source: Path, key: str) -> None:
+        if not store.blobs.has(key):
+            new.append(key)
+        store.blobs.publish(source, key)
+
+    try:
+        yield publish
+    except BaseException:
+        with suppress(Exception):  # the reason of the failure is what matters, and may forbid this, too
+            for key in new:
+                store.discard([key])
+        raise
 
 
 def _extract(archive: Archive, name: str, entry: Entry, path: Path) -> None:
@@ -383,3 +401,11 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def _clear(folder: Path) -> None:
+    """Remove what is in the folder, but not itself: it may be where a disk is mounted."""
+    for path in folder.glob("*"):
+        shutil.rmtree(path, ignore_errors=True)
+        with suppress(OSError):
+            path.unlink(missing_ok=True)

@@ -307,12 +307,12 @@ class SceneStore:
             with self.database.write() as session:
                 yield session
         except Exception:
-            self._discard(sources)
+            self.discard(sources)
             raise
         for source in sources.values():
             source.unlink()
 
-    def _discard(self, keys: Iterable[str]) -> None:
+    def discard(self, keys: Iterable[str]) -> None:
         """Remove those of these files that no row names.
 
         The write lock is held meanwhile, so that no row can come to name them.
@@ -403,7 +403,7 @@ class SceneStore:
             session.add_all(files.values())
             session.flush()
             outdated = _forget_outdated(session, scene)
-        self._discard(outdated)
+        self.discard(outdated)
 
     def delete(self, scene_id: str) -> Scene:
         """Remove the scene, its events and its files; returns it as it was, or raises NotFound."""
@@ -411,7 +411,7 @@ class SceneStore:
             scene = _require(session, scene_id)
             keys = session.scalars(select(File.key).where(File.scene_id == scene_id)).all()
             session.delete(scene)
-        self._discard(keys)
+        self.discard(keys)
         return scene
 
     # Housekeeping
@@ -433,7 +433,7 @@ class SceneStore:
         unnamed = [blob for blob in blobs if blob.age >= age and blob.key not in named]
         rubbish = [blob for blob in unnamed if blob.age < lifetime]
         for blob in rubbish:
-            self._discard([blob.key])
+            self.discard([blob.key])
         return Collected(len(rubbish), sum(blob.bytes for blob in rubbish), len(unnamed) - len(rubbish))
 
     def adopt_old_checkpoints(self) -> None:

@@ -354,6 +354,16 @@ def test_a_backup_comes_back(run: Run, tmp_path: Path) -> None:
     assert (code, "neither a folder nor a tar file" in err) == (1, True)
 
 
+def test_a_database_that_is_away_is_one_sentence(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACORN_DATABASE_URL", "postgresql://acorn:secret@127.0.0.1:1/acorn")
+    code, _, err = run("gc", "--data", tmp_path)
+    assert (code, err.count("\n")) == (1, 1)
+    assert "cannot be reached" in err
+    assert "secret" not in err
+
+
 def test_doctor_finds_what_this_test_needs(run: Run) -> None:
     code, out, _ = run("doctor")
     assert code == 0

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from sqlalchemy import func, select
+from sqlalchemy.exc import OperationalError
 from test_scene_store import ELSEWHERE, HERE, files, show, store, upload  # noqa: F401  `store` is a fixture
 
 from acorn_svc.errors import BadInput, Conflict
@@ -19,7 +22,7 @@ from acorn_svc.store.audit import AuditEntry, AuditLog
 from acorn_svc.store.backup import restore_backup, write_backup
 from acorn_svc.store.database import Upload
 from acorn_svc.store.keys import KeyStore, Scope, digest_of
-from acorn_svc.store.scenes import Collected, Scene, SceneStore, Status
+from acorn_svc.store.scenes import Collected, Scene, SceneStore, Status, open_blobs
 from acorn_svc.store.uploads import UploadStore
 
 
@@ -167,7 +170,7 @@ def damaged(tmp_path: Path) -> Iterator[Path]:
     target = tmp_path / "restored"
     with pytest.raises(BadInput, match=r"damaged|neither|later version"):
         restore_backup(tmp_path / "backup", Settings(data=target))
-    assert not target.exists()
+    assert not list(target.glob("*"))
 
 
 def test_a_changed_file_is_refused(damaged: Path) -> None:
@@ -206,6 +209,39 @@ def test_a_manifest_that_leads_elsewhere_is_refused(damaged: Path, name: str) ->
 def test_the_format_of_a_later_version_is_refused(damaged: Path) -> None:
     manifest = json.loads((damaged / "manifest.json").read_text())
     (damaged / "manifest.json").write_text(json.dumps(manifest | {"format": 2}))
+
+
+def test_a_restore_that_fails_says_why_and_can_be_repeated(
+    filled: SceneStore, tmp_path: Path, blob_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Into a volume, which cannot be removed itself; first the database is away, then a file is damaged."""
+    write_backup(filled, tmp_path / "backup")
+    settings = Settings(data=tmp_path / "volume", blob_url=blob_url)
+    away = settings.model_copy(update={"database_url": "postgresql://acorn@127.0.0.1:1/acorn"})
+    settings.data.mkdir()
+    rmdir = os.rmdir
+
+    def refuse(path: str, **options: int) -> None:
+        if Path(path) == settings.data:
+            raise OSError(errno.EBUSY, "Device or resource busy")
+        rmdir(path, **options)
+
+    monkeypatch.setattr(os, "rmdir", refuse)
+    with pytest.raises(OperationalError):
+        restore_backup(tmp_path / "backup", away)
+    last = max((tmp_path / "backup" / "blobs").rglob("*-*"))
+    whole = last.read_bytes()
+    last.write_bytes(b"other")
+    kept = _keys(blob_url, tmp_path)
+    with pytest.raises(BadInput, match="has changed"):
+        restore_backup(tmp_path / "backup", settings)
+    assert _keys(blob_url, tmp_path) == kept, "what was there before stays, and nothing else"
+    last.write_bytes(whole)
+    assert restore_backup(tmp_path / "backup", settings).scenes == 2
+
+
+def _keys(blob_url: str, folder: Path) -> set[str]:
+    return {blob.key for blob in open_blobs(Settings(data=folder / "onlooker", blob_url=blob_url)).listing()}
 
 
 def test_a_backup_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
