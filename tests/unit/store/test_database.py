@@ -15,6 +15,7 @@ from sqlalchemy import select, text
 
 from acorn_svc.errors import Conflict
 from acorn_svc.settings import Settings
+from acorn_svc.store import audit, keys  # noqa: F401  they have tables, too
 from acorn_svc.store.database import Base, Beginning, ProgressEvent, Scene, SqliteDatabase, Status
 from acorn_svc.store.scenes import SceneStore
 
