@@ -251,8 +251,7 @@ class Watcher:
         Raises Unavailable when it was killed because the lease was over, which says nothing of the job.
         """
         if lease.is_over:
-            seconds = self._settings.lease_seconds
-            raise Unavailable("The job showed no sign of life.", limit="lease_seconds", value=seconds)
+            raise Unavailable("No sign of life of this job could be given.")
         if self._store.get(scene.id).status == Status.PAUSED:
             return True
         if self._stopping.is_set():

@@ -23,7 +23,7 @@ NO_LIMIT = {
     "There is no free port on this address.", "The object store doesn't do what it should; try again.",
     "This upload is being checked by another request.",
     "Another process has been upgrading the database for too long.",
-    "The check was interrupted; try again.",
+    "The check was interrupted; try again.", "No sign of life of this job could be given.",
 }  # fmt: skip
 # Not ours to set: bounds of file formats, and of what this program wrote for itself.
 OF_FORMATS = {
