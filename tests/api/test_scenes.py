@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import Gallery, random_field
-from fastapi.responses import FileResponse
+from fastapi.responses import StreamingResponse
 from PIL import Image
 from sqlalchemy import text
 
@@ -230,13 +230,13 @@ def test_a_download_is_whole_though_its_scene_is_deleted(
 ) -> None:
     content = image_bytes()
     scene = upload(gallery, content)
-    send_file = FileResponse.__call__
+    send_file = StreamingResponse.__call__
 
-    async def send_late(response: FileResponse, *connection: Any) -> None:
+    async def send_late(response: StreamingResponse, *connection: Any) -> None:
         gallery.store.delete(scene["id"])
         await send_file(response, *connection)
 
-    monkeypatch.setattr(FileResponse, "__call__", send_late)
+    monkeypatch.setattr(StreamingResponse, "__call__", send_late)
     assert gallery.client.get(f"/scenes/{scene['id']}/original").content == content
     assert gallery.client.get(f"/scenes/{scene['id']}/original").status_code == 404
 
