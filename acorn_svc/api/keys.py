@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from acorn_svc.api.callers import CallersDep
 from acorn_svc.api.errors import documented
+from acorn_svc.store.database import PLAIN_TEXT
 from acorn_svc.store.keys import Key, KeyStore, Scope
 
 LONGEST_SECONDS = 100 * 366 * 86_400
@@ -23,7 +24,13 @@ class KeyIn(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: str = Field(min_length=1, max_length=100, description="Who or what it is for.", examples=["camera"])
+    name: str = Field(
+        min_length=1,
+        max_length=100,
+        pattern=PLAIN_TEXT,
+        description="Who or what it is for.",
+        examples=["camera"],
+    )
     scope: Scope = Field(
         description="read: see everything. write: also upload, and change what was made with this key. "
         "admin: also everything else."

@@ -41,6 +41,7 @@ from acorn_svc.field.shape import ShapeField
 from acorn_svc.jobs.inspection import Inspection
 from acorn_svc.jobs.queue import HIGHEST_PRIORITY, JobQueue
 from acorn_svc.settings import Settings
+from acorn_svc.store.database import PLAIN_TEXT
 from acorn_svc.store.keys import Scope
 from acorn_svc.store.scenes import Scene, Status, new_id
 
@@ -58,13 +59,14 @@ def _empty_is_none(value: object) -> object:
 
 
 EmptyIsNone = BeforeValidator(_empty_is_none)
-Title = Annotated[str, Field(max_length=500, description="A name.", examples=["Pluto"])]
-Description = Annotated[str, Field(max_length=10_000, description="A longer text about it.")]
+Plain = Annotated[str, Field(pattern=PLAIN_TEXT)]
+Title = Annotated[Plain, Field(max_length=500, description="A name.", examples=["Pluto"])]
+Description = Annotated[Plain, Field(max_length=10_000, description="A longer text about it.")]
 Attribution = Annotated[
-    str, Field(max_length=1_000, description="Whom to name.", examples=["NASA / JHUAPL / SwRI"])
+    Plain, Field(max_length=1_000, description="Whom to name.", examples=["NASA / JHUAPL / SwRI"])
 ]
 Rights = Annotated[
-    str,
+    Plain,
     AfterValidator(_http_uri),
     Field(
         max_length=2_000,
@@ -486,7 +488,7 @@ def _require_options_of(kind: str, options: SceneOptions) -> None:
         raise BadRequest("An image has no iou; ask for a psnr.")
 
 
-@router.get("/scenes", summary="List scenes", responses=documented(401, 422))
+@router.get("/scenes", summary="List scenes", responses=documented(401, 404, 422))
 def list_scenes(
     store: StoreDep,
     show: ShowDep,

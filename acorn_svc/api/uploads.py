@@ -201,6 +201,11 @@ class FormParser(MultiPartParser):
         super().__init__(headers, body, max_files=1, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES)
         self._path = path
 
+    def on_part_begin(self) -> None:
+        """Called before each part. All are UTF-8 (RFC 7578), whatever codec the header of the form names."""
+        super().on_part_begin()
+        self._charset = "utf-8"
+
     def on_headers_finished(self) -> None:
         """Called before the content of each part."""
         super().on_headers_finished()

@@ -51,6 +51,8 @@ SAFE_WAL = (3, 51, 3)
 BUSY_SECONDS = 30
 UPGRADE_SECONDS = 600
 LOOK_SECONDS = 0.1
+PLAIN_TEXT: Final = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]*$"
+"""No control characters but tabs and line ends: PostgreSQL takes no NUL, and people see none of the rest."""
 # Numbers of PostgreSQL's advisory locks, which are Acorn's own.
 WRITE_LOCK, UPGRADE_LOCK = 0xAC024, 0xAC025
 

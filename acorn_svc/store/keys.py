@@ -19,7 +19,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from acorn_svc.errors import Conflict, LimitExceeded, NotFound
 from acorn_svc.store.database import Base, Database, enumerated, now
-from acorn_svc.store.scenes import ALPHABET
+from acorn_svc.store.scenes import ALPHABET, is_id
 
 ID_CHARACTERS: Final = 12
 SECRET_CHARACTERS: Final = 52
@@ -139,7 +139,7 @@ class KeyStore:
     def revoke(self, key_id: str) -> Key:
         """Let the key open nothing any more. Raises NotFound, or Conflict when it was revoked before."""
         with self._database.write() as session:
-            key = session.get(Key, key_id)
+            key = session.get(Key, key_id) if is_id(key_id, ID_CHARACTERS) else None
             if key is None:
                 raise NotFound("There is no key with this id.")
             if key.revoked_at is not None:

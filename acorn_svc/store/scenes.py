@@ -15,6 +15,7 @@ An uploaded `.acorn` is at once the original and a snapshot.
 
 from __future__ import annotations
 
+import re
 import secrets
 import shutil
 import time
@@ -52,11 +53,13 @@ __all__ = [
     "SceneStore",
     "Snapshot",
     "Status",
+    "is_id",
     "new_id",
     "now",
 ]
 
 ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: no i, l, o, u
+ID_CHARACTERS = 26
 KEPT_SNAPSHOTS = 2  # whoever has just looked up the older one can still open it
 KEPT_CHECKPOINTS = 2  # should the newer one be unreadable, a fit goes on from the older
 # Where published files lie; the last is where version 0.1 had them.
@@ -67,6 +70,11 @@ def new_id() -> str:
     """A new scene id: 26 characters of `[0-9a-z]` that sort by the time they were made."""
     number = (time.time_ns() // 1_000_000 << 80) | secrets.randbits(80)
     return "".join(ALPHABET[number >> shift & 31] for shift in range(125, -1, -5))
+
+
+def is_id(text: str, characters: int = ID_CHARACTERS) -> bool:
+    """Whether `text` has the form of an id. Nothing else is looked up: no database takes every text."""
+    return re.fullmatch(f"[0-9a-z]{{{characters}}}", text) is not None
 
 
 @dataclass(frozen=True)
@@ -136,7 +144,12 @@ class SceneStore:
         return found[0]
 
     def page(self, limit: int, cursor: str | None = None, *, only_public: bool = False) -> Page:
-        """At most `limit` scenes, newest first, after `cursor` (a Page's `next`)."""
+        """At most `limit` scenes, newest first, after `cursor` (a Page's `next`).
+
+        Raises NotFound for a cursor that no page could have.
+        """
+        if cursor is not None and not is_id(cursor):
+            raise NotFound("No page of the list begins there.")
         query = select(Scene).order_by(Scene.id.desc()).limit(limit + 1)
         everything = select(func.count()).select_from(Scene)
         if only_public:
@@ -492,7 +505,7 @@ def _forget_outdated(session: Session, scene: Scene) -> list[str]:
 
 
 def _require(session: Session, scene_id: str) -> Scene:
-    scene = session.get(Scene, scene_id)
+    scene = session.get(Scene, scene_id) if is_id(scene_id) else None
     if scene is None:
         raise _no_scene()
     return scene

@@ -41,7 +41,7 @@ from acorn_svc.errors import (
 )
 from acorn_svc.store.blobs import sha256_of, synchronise
 from acorn_svc.store.database import Scene, Upload, now
-from acorn_svc.store.scenes import Collected, SceneStore, new_id
+from acorn_svc.store.scenes import Collected, SceneStore, is_id, new_id
 
 __all__ = ["Upload", "UploadStore", "Writer"]
 
@@ -239,7 +239,7 @@ class UploadStore:
         return upload
 
     def _find(self, session: Session, upload_id: str) -> Upload | None:
-        upload = session.get(Upload, upload_id, populate_existing=True)
+        upload = session.get(Upload, upload_id, populate_existing=True) if is_id(upload_id) else None
         if upload is None or self.expires_at(upload) < now() or not self._has_bytes(upload):
             return None
         return upload
