@@ -117,7 +117,7 @@ class UploadStore:
         """Let all count that a request has brought until now; one to another process is left alone."""
         writer = self._writers.get(upload_id)
         if writer is not None:
-            with suppress(Conflict, NotFound):
+            with suppress(Conflict, NotFound, Unavailable):
                 writer.settle()
 
     def take_over(self, upload_id: str, offset: int, *, as_a_whole: bool = False) -> Writer:
@@ -377,8 +377,8 @@ class Writer:
     def write(self, piece: bytes) -> None:
         """Write on; it counts soon, or after `keep`.
 
-        Raises NotFound or Conflict when it isn't this request's turn any more, and BadRequest, without
-        writing anything, for more bytes than are missing.
+        Raises NotFound or Conflict when it isn't this request's turn any more, Unavailable when another one
+        doesn't let go of the file, and BadRequest, without writing anything, for more bytes than are missing.
         """
         if len(piece) > self.missing:
             raise BadRequest("There are more bytes than Upload-Length says.")
@@ -430,9 +430,11 @@ class Writer:
 
     @contextmanager
     def _locked(self) -> Iterator[int]:
+        # Whoever checks the whole has the turn as long as the lock: there is nothing to wait for then.
+        self._store.require_turn(self._upload)
         if self._file is None:
             self._file = self._open_file()
-        fcntl.flock(self._file, fcntl.LOCK_EX)
+        _lock_soon(self._file)
         try:
             yield self._file
         finally:
@@ -444,14 +446,14 @@ def _unfinished() -> ColumnElement[bool]:
 
 
 def _lock_soon(file: int) -> None:
-    """Lock the file once a writer has ended its step; raises Unavailable when it takes longer."""
+    """Lock the file once another one has ended its step; raises Unavailable when that takes longer."""
     end = time.monotonic() + STEP_SECONDS
     while True:
         try:
             return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() > end:
-                raise Unavailable("This upload is being checked by another request.", retry_after=1) from None
+                raise Unavailable("This upload is in the hands of another request.", retry_after=1) from None
         time.sleep(LOOK_SECONDS)
 
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import fcntl
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from acorn_svc.errors import Conflict, NotFound, TooManyRequests
+from acorn_svc.errors import BadImage, Conflict, NotFound, TooManyRequests, Unavailable
 from acorn_svc.settings import MIB, Settings
 from acorn_svc.store import database, uploads
 from acorn_svc.store.scenes import SceneStore
 from acorn_svc.store.uploads import UploadStore
 
+PATIENCE_SECONDS = 30
 FINISH_TWICE = """
 import os, tempfile
 from pathlib import Path
@@ -101,6 +104,38 @@ def test_whoever_withdraws_takes_no_turn_from_others(store: UploadStore) -> None
     assert (store.get(upload_id).received, store.get(upload_id).turn) == (1, 3)
     for writer in (first, second, third):
         writer.close()
+
+
+def test_nobody_waits_for_a_check(store: UploadStore) -> None:
+    upload_id = begin(store, 4)
+    early, last = store.take_over(upload_id, 0), store.take_over(upload_id, 0)
+    last.write(b"abcd"), last.keep()
+
+    def check(*_: object) -> None:
+        with pytest.raises(Conflict):
+            others.submit(early.write, b"x").result(PATIENCE_SECONDS)
+        raise BadImage("This isn't an image.")
+
+    with ThreadPoolExecutor(1) as others, pytest.raises(BadImage):
+        store.finish(upload_id, last.sha256, check)
+    early.close(), last.close()
+
+
+def test_who_has_the_turn_does_not_wait_for_long(
+    store: UploadStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploads, "STEP_SECONDS", 0)
+    upload_id = begin(store, 4)
+    writer = store.take_over(upload_id, 0)
+    writer.write(b"ab")
+    with ThreadPoolExecutor(1) as others, (tmp_path / "uploads" / upload_id).open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(Unavailable):
+            others.submit(writer.write, b"cd").result(PATIENCE_SECONDS)
+        store.settle(upload_id)
+        fcntl.flock(file, fcntl.LOCK_UN)
+    writer.write(b"cd"), writer.keep(), writer.close()
+    assert store.get(upload_id).is_complete
 
 
 @pytest.mark.parametrize(("seconds", "size", "counted"), [(0, 1, 1), (60, 8, 8), (60, 7, 0)])
