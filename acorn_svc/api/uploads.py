@@ -68,12 +68,9 @@ async def receive(
     wanted = announced_digests(request.headers, *DIGEST_HEADERS)
     body = _counted(request, settings.max_upload_bytes)
 
-    def require_room(size: int) -> None:
-        store.blobs.require_room(size, settings.min_free_disk_bytes)
-
     if request.headers.get("content-type", "").lower().startswith(MULTIPART):
-        return await _receive_form(request, body, wanted, path, require_room, intake)
-    sha256 = await _write(body, path, require_room, intake)
+        return await _receive_form(request, body, wanted, path, store.require_disk, intake)
+    sha256 = await _write(body, path, store.require_disk, intake)
     _require_digests(wanted, sha256)
     return Received(sha256)
 

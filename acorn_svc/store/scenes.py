@@ -44,6 +44,7 @@ from acorn_svc.store.database import (
     open_database,
 )
 from acorn_svc.store.file_cache import FileCache
+from acorn_svc.store.promises import missing_bytes
 
 __all__ = [
     "JobHead",
@@ -264,7 +265,13 @@ class SceneStore:
     def require_room(self, size: int) -> None:
         """Raise InsufficientStorage unless there is room for `size` more bytes."""
         self._require_quota(self.bytes_used() + size)
-        self.blobs.require_room(size, self.settings.min_free_disk_bytes)
+        self.require_disk(size)
+
+    def require_disk(self, size: int) -> None:
+        """The same of the disk alone: room that was promised to uploads isn't there for others."""
+        with self.database.read() as session:
+            promised = missing_bytes(session, self.settings)
+        self.blobs.require_room(promised + size, self.settings.min_free_disk_bytes)
 
     def require_quota(self, sha256: str, size: int) -> None:
         """Raise InsufficientStorage when an original of `size` bytes takes too much; each is kept once."""

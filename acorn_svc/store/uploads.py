@@ -18,14 +18,14 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
-from sqlalchemy import ColumnElement, and_, delete, func, or_, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from acorn_svc.errors import (
@@ -39,6 +39,7 @@ from acorn_svc.errors import (
     Unavailable,
     WrongOffset,
 )
+from acorn_svc.store import promises
 from acorn_svc.store.blobs import sha256_of, synchronise
 from acorn_svc.store.database import Scene, Upload, now
 from acorn_svc.store.scenes import Collected, SceneStore, is_id, new_id
@@ -100,12 +101,8 @@ class UploadStore:
             return self._require(session, upload_id)
 
     def expires_at(self, upload: Upload) -> datetime:
-        """When the upload is forgotten unless more arrives; soon, if nobody sends or has sent any of it."""
-        settings = self._settings
-        seconds = settings.upload_ttl_seconds
-        if upload.turn <= 0:
-            seconds = min(seconds, settings.upload_start_seconds)
-        return upload.updated_at + timedelta(seconds=seconds)
+        """When the upload is forgotten unless more arrives."""
+        return promises.expires_at(upload, self._settings)
 
     def delete(self, upload_id: str) -> None:
         """Forget the upload and remove its bytes; a scene that came of it stays. Raises NotFound."""
@@ -164,7 +161,7 @@ class UploadStore:
 
     def left_over(self) -> Sequence[str]:
         """Uploads that arrived as a whole, but nothing came of them yet: somebody has to finish them."""
-        query = select(Upload.id).where(_unfinished(), Upload.received == Upload.length)
+        query = select(Upload.id).where(promises.unfinished(), Upload.received == Upload.length)
         with self._database.read() as session:
             return session.scalars(query).all()
 
@@ -173,11 +170,11 @@ class UploadStore:
         # Files first: a row is there before its file is.
         found = dict(self._files())
         with self._database.write() as session:
-            session.execute(delete(Upload).where(~self._current()))
-            newest = select(Upload.id).where(~_unfinished()).order_by(Upload.updated_at.desc())
+            session.execute(delete(Upload).where(~promises.current(self._settings)))
+            newest = select(Upload.id).where(~promises.unfinished()).order_by(Upload.updated_at.desc())
             surplus = session.scalars(newest.offset(self._settings.max_unfinished_uploads)).all()
             session.execute(delete(Upload).where(Upload.id.in_(surplus)))
-            kept = set(session.scalars(select(Upload.id).where(_unfinished())))
+            kept = set(session.scalars(select(Upload.id).where(promises.unfinished())))
         rubbish = found.keys() - kept
         for name in rubbish:
             self._path(name).unlink(missing_ok=True)
@@ -189,6 +186,10 @@ class UploadStore:
         """Raise NotFound or Conflict unless the upload is there, and it's still the turn of `held`."""
         with self._database.read() as session:
             _require_turn(self._require(session, held.id), held)
+
+    def require_room(self, size: int) -> None:
+        """Raise InsufficientStorage unless `size` bytes of those that were promised room still find it."""
+        self._blobs.require_room(size, self._settings.min_free_disk_bytes)
 
     def note_received(self, held: Upload, received: int) -> None:
         """Let the first `received` bytes count; raises as `require_turn` does."""
@@ -223,14 +224,6 @@ class UploadStore:
             with suppress(FileNotFoundError):
                 yield path.name, path.stat().st_size
 
-    def _current(self) -> ColumnElement[bool]:
-        """Uploads that have not expired, as `expires_at` has it."""
-        settings, time = self._settings, now()
-        oldest = time - timedelta(seconds=settings.upload_ttl_seconds)
-        oldest_unsent = time - timedelta(seconds=settings.upload_start_seconds)
-        was_sent = or_(Upload.turn > 0, Upload.updated_at >= oldest_unsent)
-        return and_(Upload.updated_at >= oldest, was_sent)
-
     def _require(self, session: Session, upload_id: str) -> Upload:
         # Its bytes go when it is finished, and that may be just between a look at its row and one at them.
         upload = self._find(session, upload_id) or self._find(session, upload_id)
@@ -240,7 +233,7 @@ class UploadStore:
 
     def _find(self, session: Session, upload_id: str) -> Upload | None:
         upload = session.get(Upload, upload_id, populate_existing=True) if is_id(upload_id) else None
-        if upload is None or self.expires_at(upload) < now() or not self._has_bytes(upload):
+        if upload is None or promises.has_expired(upload, self._settings) or not self._has_bytes(upload):
             return None
         return upload
 
@@ -256,13 +249,12 @@ class UploadStore:
     def _require_room(self, session: Session, length: int, owner: str | None) -> None:
         """Raise unless another `length` bytes may be promised room; what others still lack counts."""
         settings = self._settings
-        missing = func.coalesce(func.sum(Upload.length - Upload.received), 0)
-        sums = select(func.count(), func.coalesce(func.sum(Upload.length), 0), missing)
-        query = sums.where(_unfinished(), self._current())
+        sums = select(func.count(), func.coalesce(func.sum(Upload.length), 0))
+        query = sums.where(promises.unfinished(), promises.current(settings))
         if owner is not None:
-            count, promised, _ = session.execute(query.where(Upload.owner == owner)).one()
+            count, promised = session.execute(query.where(Upload.owner == owner)).one()
             self._require_share(count, promised + length)
-        count, promised, missing_bytes = session.execute(query).one()
+        count, promised = session.execute(query).one()
         if count >= settings.max_unfinished_uploads:
             raise Unavailable(
                 "Too many uploads are not finished; try again later.",
@@ -276,7 +268,8 @@ class UploadStore:
                 limit="max_unfinished_bytes",
                 value=settings.max_unfinished_bytes,
             )
-        self._blobs.require_room(missing_bytes + length, settings.min_free_disk_bytes)
+        missing = promises.missing_bytes(session, settings)
+        self._blobs.require_room(missing + length, settings.min_free_disk_bytes)
 
     def _require_share(self, count: int, promised: int) -> None:
         """Raise TooManyRequests when `count` uploads of one owner, or `promised` bytes, are too many."""
@@ -378,10 +371,12 @@ class Writer:
         """Write on; it counts soon, or after `keep`.
 
         Raises NotFound or Conflict when it isn't this request's turn any more, Unavailable when another one
-        doesn't let go of the file, and BadRequest, without writing anything, for more bytes than are missing.
+        doesn't let go of the file, and, without writing anything, BadRequest for more bytes than are missing
+        and InsufficientStorage where others have filled the disk.
         """
         if len(piece) > self.missing:
             raise BadRequest("There are more bytes than Upload-Length says.")
+        self._store.require_room(len(piece))
         with self._step:
             with self._locked() as file:
                 self._store.require_turn(self._upload)
@@ -439,10 +434,6 @@ class Writer:
             yield self._file
         finally:
             fcntl.flock(self._file, fcntl.LOCK_UN)
-
-
-def _unfinished() -> ColumnElement[bool]:
-    return and_(Upload.scene_id.is_(None), Upload.error.is_(None))
 
 
 def _lock_soon(file: int) -> None:

@@ -31,7 +31,7 @@ from acorn_svc.api.app import create_app
 from acorn_svc.errors import Conflict, NotFound, Unavailable, UnsupportedMedia, WrongOffset
 from acorn_svc.jobs.inspection import Inspection, Inspector
 from acorn_svc.settings import MIB, Settings
-from acorn_svc.store import database
+from acorn_svc.store import database, promises
 from acorn_svc.store import uploads as uploads_module
 from acorn_svc.store.uploads import Upload, UploadStore
 
@@ -339,6 +339,9 @@ def test_room_on_the_disk_is_promised_only_once(own: Tus, monkeypatch: pytest.Mo
     answer = own.begin(501)
     assert (answer.status_code, answer.json()["error"]["limit"]) == (507, "min_free_disk_bytes")
     assert own.new(500)
+    for content in (b"x", iter([b"x"])):
+        answer = own.client.post("/scenes", content=content)
+        assert (answer.status_code, answer.json()["error"]["limit"]) == (507, "min_free_disk_bytes")
 
 
 def test_unfinished_uploads_expire(own: Tus, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -348,7 +351,7 @@ def test_unfinished_uploads_expire(own: Tus, monkeypatch: pytest.MonkeyPatch) ->
     assert expires - database.now() > timedelta(minutes=59)
     assert len(files_of(own)) == 1
     later = database.now() + timedelta(minutes=61)
-    monkeypatch.setattr(uploads_module, "now", lambda: later)
+    monkeypatch.setattr(promises, "now", lambda: later)
     assert own.client.head(path, headers=TUS).status_code == 404
     assert own.append(path, 5, b"67890").status_code == 404
     own.new(MIB), own.new(MIB)
@@ -361,7 +364,7 @@ def test_requests_without_a_byte_keep_no_upload(own: Tus, monkeypatch: pytest.Mo
     assert own.append(path, 0, b"").status_code == 204
     assert own.append(other, 0, b"1").status_code == 204
     later = database.now() + timedelta(minutes=11)
-    monkeypatch.setattr(uploads_module, "now", lambda: later)
+    monkeypatch.setattr(promises, "now", lambda: later)
     assert own.client.head(path, headers=TUS).status_code == 404
     assert own.append(other, 1, b"23456789").status_code == 204
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from acorn_svc.errors import BadImage, Conflict, NotFound, TooManyRequests, Unavailable
+from acorn_svc.errors import BadImage, Conflict, InsufficientStorage, NotFound, TooManyRequests, Unavailable
 from acorn_svc.settings import MIB, Settings
-from acorn_svc.store import database, uploads
+from acorn_svc.store import database, promises, uploads
 from acorn_svc.store.scenes import SceneStore
 from acorn_svc.store.uploads import UploadStore
 
@@ -52,13 +52,18 @@ with tempfile.TemporaryDirectory() as folder:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[UploadStore]:
+def scenes(tmp_path: Path) -> Iterator[SceneStore]:
     settings = Settings(
         data=tmp_path, max_upload_bytes=MIB, max_unfinished_bytes=8 * MIB, max_unfinished_uploads=16
     )
     scenes = SceneStore(settings)
-    yield UploadStore(scenes)
+    yield scenes
     scenes.close()
+
+
+@pytest.fixture
+def store(scenes: SceneStore) -> UploadStore:
+    return UploadStore(scenes)
 
 
 def begin(store: UploadStore, length: int, owner: str | None = None) -> str:
@@ -80,7 +85,7 @@ def test_what_nobody_begins_to_send_is_soon_forgotten(
     sent = begin(store, MIB)
     store.take_over(sent, 0).close()
     later = database.now() + timedelta(minutes=11)
-    monkeypatch.setattr(uploads, "now", lambda: later)
+    monkeypatch.setattr(promises, "now", lambda: later)
     for upload_id in unsent:
         with pytest.raises(NotFound):
             store.get(upload_id)
@@ -154,6 +159,43 @@ def test_what_is_written_counts_after_a_while(
     store.settle(upload_id)
     assert store.get(upload_id).received == counted
     whole.close()
+
+
+def test_room_that_is_promised_is_not_there_for_others(
+    store: UploadStore, scenes: SceneStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    let_be_free(monkeypatch, scenes.settings.min_free_disk_bytes + 1000)
+    upload_id = begin(store, 600)
+    scenes.require_room(400)
+    for require in (scenes.require_room, scenes.require_disk):
+        with pytest.raises(InsufficientStorage) as caught:
+            require(401)
+        assert caught.value.limit == "min_free_disk_bytes"
+    store.delete(upload_id)
+    scenes.require_room(1000)
+
+
+def test_what_others_have_filled_is_not_written_to(
+    store: UploadStore, scenes: SceneStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    least = scenes.settings.min_free_disk_bytes
+    upload_id = begin(store, 4)
+    writer = store.take_over(upload_id, 0)
+    writer.write(b"a")
+    let_be_free(monkeypatch, least + 2)
+    with pytest.raises(InsufficientStorage):
+        writer.write(b"bcd")
+    store.settle(upload_id)
+    assert store.get(upload_id).received == 1
+    let_be_free(monkeypatch, least + 3)
+    writer.write(b"bcd"), writer.keep(), writer.close()
+    assert store.get(upload_id).is_complete
+
+
+def let_be_free(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
+    """Let the disk have `free` bytes left."""
+    usage = type("Usage", (), {"free": free})()
+    monkeypatch.setattr("shutil.disk_usage", lambda _path: usage)
 
 
 def test_one_owner_takes_a_quarter_of_the_bytes(store: UploadStore) -> None:
