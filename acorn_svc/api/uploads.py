@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from anyio.lowlevel import checkpoint
 from fastapi import Request
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -30,6 +31,8 @@ MAX_FIELD_BYTES: Final = 64 * 1024
 PIECE_BYTES: Final = 1024 * 1024
 PIECE_SECONDS: Final = 1.0
 """So much is gathered before it is written: threads are not free."""
+PARSED_BYTES: Final = 64 * 1024
+"""So much of a form is parsed at once: 10 ms of the event loop at worst, where all of it is like boundaries."""
 DIGEST_HEADERS: Final = ("content-digest", "repr-digest")
 SHA256: Final = re.compile(r"sha-256\s*=\s*:([^:]*):")
 RequireRoom = Callable[[int], None]
@@ -222,7 +225,9 @@ async def _digested(body: AsyncIterator[bytes], whole: hashlib._Hash) -> AsyncGe
 async def _with_room(
     body: AsyncIterator[bytes], require_room: RequireRoom, intake: Intake
 ) -> AsyncGenerator[bytes, None]:
-    """The same bytes in larger pieces, as long as there is room for them."""
+    """The same bytes as long as there is room for them, and so few at once that others have their turn."""
     async for piece in pieces(body):
         await intake.write(partial(require_room, len(piece)))
-        yield piece
+        for start in range(0, len(piece), PARSED_BYTES):
+            yield piece[start : start + PARSED_BYTES]
+            await checkpoint()

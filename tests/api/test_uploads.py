@@ -7,14 +7,18 @@ import hashlib
 import socket
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import anyio
+import anyio.lowlevel
 import pytest
 from conftest import Gallery
 from test_scenes import image_bytes
 
+from acorn_svc.api import uploads as api_uploads
+from acorn_svc.api.intake import Intake
 from acorn_svc.errors import BadImage
 from acorn_svc.jobs.inspection import Inspection, Inspector
 from acorn_svc.settings import MIB, Settings
@@ -118,6 +122,35 @@ def test_the_file_of_a_form_is_written_once(gallery: Gallery, monkeypatch: pytes
     assert gallery.client.post("/scenes", content=body, headers=kind).status_code == 422
     assert seen[0] == seen[1]
     assert spool_of(gallery) == []
+
+
+def test_a_form_is_parsed_little_by_little(gallery: Gallery) -> None:
+    """Others have their turn of the event loop in between, even if all of it came at once."""
+    state = gallery.client.app.state  # type: ignore[attr-defined]
+    intake = Intake(gallery.store, state.jobs, state.inspector)
+    turns, seen = 0, []
+
+    async def body() -> AsyncIterator[bytes]:
+        yield bytes(MIB)
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await anyio.lowlevel.checkpoint()
+
+    async def parse() -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(others)
+            async for part in api_uploads._with_room(body(), lambda _size: None, intake):
+                seen.append((len(part), turns))
+            tasks.cancel_scope.cancel()
+
+    anyio.run(parse)
+    sizes, moments = zip(*seen, strict=True)
+    assert sum(sizes) == MIB
+    assert max(sizes) <= 64 * 1024
+    assert len(set(moments)) == len(moments)
 
 
 @pytest.mark.parametrize("kind", ["application/octet-stream", "multipart/form-data; boundary=cut"])
