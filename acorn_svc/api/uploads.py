@@ -30,9 +30,9 @@ MAX_FIELDS: Final = 32
 MAX_FIELD_BYTES: Final = 64 * 1024
 PIECE_BYTES: Final = 1024 * 1024
 PIECE_SECONDS: Final = 1.0
-"""So much is gathered before it is written: threads are not free."""
+"""So much, or for so long, is gathered before it is written: threads are not free."""
 PARSED_BYTES: Final = 64 * 1024
-"""So much of a form is parsed at once: 10 ms of the event loop at worst, where all of it is like boundaries."""
+"""So much of a form is parsed at once: 10 ms of the event loop, where all of it is like boundaries."""
 DIGEST_HEADERS: Final = ("content-digest", "repr-digest")
 SHA256: Final = re.compile(r"sha-256\s*=\s*:([^:]*):")
 RequireRoom = Callable[[int], None]
