@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Annotated, Final
 
 import anyio.to_thread
@@ -103,7 +103,7 @@ class Follower:
         return [_progress_event(event) for event in progress]
 
 
-async def _stream(follower: Follower, stopping: threading.Event) -> AsyncIterator[bytes]:
+async def _stream(follower: Follower, stopping: threading.Event) -> AsyncGenerator[bytes, None]:
     yield follower.scene_event()
     silence = 0.0
     while not stopping.is_set():

@@ -14,9 +14,10 @@ import math
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Hashable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, Generic, TypeVar, cast
+from typing import Any, Final, Generic, Protocol, Self, TypeVar, cast
 
 from fastapi import Request
 from fastapi.responses import StreamingResponse
@@ -30,6 +31,7 @@ T = TypeVar("T")
 
 MEAN_OF: Final = 32  # times, the recent ones more than those before
 SHORTEST_SECONDS: Final = 1e-6
+END: Final = object()
 
 
 class GoOn:
@@ -132,24 +134,12 @@ class Gate:
             "The render had to wait too long.", limit="render_wait_seconds", value=self._patience
         )
 
-    async def steps(self, source: Iterator[T]) -> AsyncIterator[T]:
-        """The items of `source`, each made in a thread when one is free.
+    def steps(self, first: T, rest: Iterator[T]) -> Steps[T]:
+        """`first` and then the items of `rest`, each made in a thread when one is free.
 
-        Between two items the thread is free for others, so a slow client holds nobody up. When the
-        consumer stops, or is cancelled, so does `source`.
+        Between two items the thread is free for others, so a slow client holds nobody up.
         """
-        end = object()
-        making: Future[object] | None = None
-        try:
-            while True:
-                making = self._submit(lambda: next(source, end))
-                item = await asyncio.wrap_future(making)
-                if item is end:
-                    return
-                yield cast(T, item)
-        finally:
-            if making is not None:  # it may still be at work
-                making.add_done_callback(lambda _: _close(source))
+        return Steps(first, rest, self._submit)
 
     def _submit(self, work: Callable[[], T]) -> Future[T]:
         """`work`, which waits for a thread until it begins or is cancelled."""
@@ -186,6 +176,46 @@ def _close(source: Iterator[object]) -> None:
         close()
 
 
+class Steps(Generic[T]):
+    """The items of `Gate.steps`; when it is closed, so is what makes them, however far it has come."""
+
+    def __init__(
+        self, first: T, rest: Iterator[T], submit: Callable[[Callable[[], object]], Future[object]]
+    ) -> None:
+        self._next: list[T] = [first]
+        self._rest = rest
+        self._submit = submit
+        self._making: Future[object] | None = None
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> T:
+        if self._next:
+            return self._next.pop()
+        self._making = self._submit(lambda: next(self._rest, END))
+        item = await asyncio.wrap_future(self._making)
+        if item is END:
+            raise StopAsyncIteration
+        return cast(T, item)
+
+    async def aclose(self) -> None:
+        """Make no more items; one that is being made may come to its end."""
+        if self._making is None:
+            _close(self._rest)
+        else:
+            self._making.add_done_callback(lambda _: _close(self._rest))
+
+
+class Content(Protocol):
+    """Pieces of an answer, and a way to say that no more of them are wanted."""
+
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+
+    async def aclose(self) -> None:
+        """Make no more pieces."""
+
+
 class Places:
     """At most `most` at the same time; `limit` is the name of that setting. Enter with `with`."""
 
@@ -208,25 +238,21 @@ class Places:
 
 
 class BoundedStream(StreamingResponse):
-    """A stream that takes one of `places` while it is sent; raises Unavailable when there is none."""
+    """A stream that takes one of `places` while it is sent; raises Unavailable when there is none.
 
-    def __init__(
-        self, places: Places, content: AsyncIterator[bytes], headers: dict[str, str], media_type: str
-    ) -> None:
+    However it ends, its content is closed then.
+    """
+
+    def __init__(self, places: Places, content: Content, headers: dict[str, str], media_type: str) -> None:
         super().__init__(content, headers=headers, media_type=media_type)
         self._places = places
+        self._content = content
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        with self._places:
-            await super().__call__(scope, receive, send)
-
-
-async def continued(first: T, rest: AsyncIterator[T]) -> AsyncIterator[T]:
-    """`first` and then `rest`."""
-    yield first
-    async for item in rest:
-        yield item
+        async with aclosing(self._content):
+            with self._places:
+                await super().__call__(scope, receive, send)
 
 
 @dataclass(eq=False)

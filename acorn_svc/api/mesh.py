@@ -14,7 +14,7 @@ from fastapi import APIRouter, Query, Request, Response
 from acorn_svc.api.caching import allowed, bodiless
 from acorn_svc.api.dependencies import SceneName
 from acorn_svc.api.errors import documented
-from acorn_svc.api.gate import BoundedStream, GoOn, alone, continued
+from acorn_svc.api.gate import BoundedStream, GoOn, alone
 from acorn_svc.api.rendering import Opened, Renderer, RendererDep, View
 from acorn_svc.errors import LimitExceeded
 from acorn_svc.field.kinds import as_shape
@@ -118,5 +118,5 @@ async def _file(
 
     # What can go wrong goes wrong here, while there is still a status to say it with.
     newest, chunks, first = await alone(request, renderer.extractions.run(begin))
-    content = continued(first, renderer.extractions.steps(chunks))
+    content = renderer.extractions.steps(first, chunks)
     return BoundedStream(renderer.streams, content, newest.headers(**name), media_type)

@@ -17,7 +17,7 @@ from fastapi import APIRouter, Query, Request, Response
 from acorn_svc.api.caching import allowed, bodiless
 from acorn_svc.api.dependencies import SceneName
 from acorn_svc.api.errors import documented
-from acorn_svc.api.gate import BoundedStream, GoOn, alone, continued
+from acorn_svc.api.gate import BoundedStream, GoOn, alone
 from acorn_svc.api.rendering import Renderer, RendererDep, View
 from acorn_svc.errors import BadRequest, LimitExceeded
 from acorn_svc.field.model import Field
@@ -132,7 +132,7 @@ async def _file(
 
     # What can go wrong goes wrong here, while there is still a status to say it with.
     newest, chunks, first = await alone(request, renderer.gate.run(begin))
-    content = continued(first, renderer.gate.steps(chunks))
+    content = renderer.gate.steps(first, chunks)
     return BoundedStream(renderer.streams, content, newest.headers(), media_type)
 
 

@@ -8,14 +8,16 @@ import os
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import aclosing, suppress
 from typing import cast
 
 import pytest
 from fastapi import Request
+from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
-from acorn_svc.api.gate import BoundedStream, Flights, Gate, GoOn, Places, alone, continued
+from acorn_svc.api.gate import BoundedStream, Flights, Gate, GoOn, Places, Steps, alone
 from acorn_svc.errors import NotFound, Unavailable
 from acorn_svc.jobs.process import NICENESS
 
@@ -299,12 +301,12 @@ def test_steps_yield_everything_and_stop_with_their_consumer() -> None:
 
     async def main() -> None:
         gate = gate_of()
-        assert [number async for number in gate.steps(iter(range(5)))] == [0, 1, 2, 3, 4]
-        steps = gate.steps(numbers())
-        assert await anext(steps) == 0
+        assert [number async for number in gate.steps(9, iter(range(5)))] == [9, 0, 1, 2, 3, 4]
+        steps = gate.steps(9, numbers())
+        assert [await anext(steps), await anext(steps)] == [9, 0]
         # Between two steps the only place is free.
         assert await gate.run(lambda _: 7) == 7
-        await steps.aclose()  # type: ignore[attr-defined]
+        await steps.aclose()
         assert closed == [True]
 
     run(main)
@@ -321,13 +323,14 @@ def test_a_step_that_is_cancelled_is_closed_when_it_has_ended() -> None:
         finally:
             closed.set()
 
-    async def consume(steps: AsyncIterator[int]) -> None:
-        async for _ in steps:
-            pass
+    async def consume(steps: Steps[int]) -> None:
+        async with aclosing(steps):
+            async for _ in steps:
+                pass
 
     async def main() -> None:
         gate = gate_of()
-        consumer = asyncio.create_task(consume(gate.steps(numbers())))
+        consumer = asyncio.create_task(consume(gate.steps(9, numbers())))
         await asyncio.sleep(0.01)
         consumer.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -336,6 +339,35 @@ def test_a_step_that_is_cancelled_is_closed_when_it_has_ended() -> None:
         release.set()
         await happens(closed.is_set)
         assert await gate.run(lambda _: 7) == 7
+
+    run(main)
+
+
+def test_a_stream_that_ends_before_its_second_item_closes_what_makes_them() -> None:
+    closed = []
+
+    def pieces() -> Iterator[bytes]:
+        try:
+            yield b"first"
+            yield b"second"
+        finally:
+            closed.append(True)
+
+    async def nothing() -> Message:
+        await asyncio.sleep(3600)
+        return {"type": "http.disconnect"}
+
+    async def leave(_message: Message) -> None:
+        raise OSError("the client has gone")
+
+    async def main() -> None:
+        making = pieces()
+        steps = gate_of().steps(next(making), making)
+        with suppress(OSError, ClientDisconnect):
+            await BoundedStream(Places(1, "max_streams"), steps, {}, "text/plain")(
+                {"type": "http"}, nothing, leave
+            )
+        assert closed == [True]
 
     run(main)
 
@@ -428,15 +460,16 @@ def test_streams_take_their_places_while_they_are_sent() -> None:
             places.require_room()
         assert (caught.value.limit, caught.value.value) == ("max_streams", 1)
 
-    async def rest() -> AsyncIterator[bytes]:
+    async def content() -> AsyncGenerator[bytes, None]:
+        yield b"a"
         yield b"b"
 
     async def main() -> None:
-        stream = BoundedStream(places, continued(b"a", rest()), {}, "text/plain")
+        stream = BoundedStream(places, content(), {}, "text/plain")
         await stream({"type": "http"}, nothing_more, send)
         places.require_room()
         with places, pytest.raises(Unavailable):
-            await BoundedStream(places, rest(), {}, "text/plain")({"type": "http"}, nothing_more, send)
+            await BoundedStream(places, content(), {}, "text/plain")({"type": "http"}, nothing_more, send)
 
     run(main)
     assert b"".join(message.get("body", b"") for message in sent) == b"ab"
