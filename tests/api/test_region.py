@@ -108,10 +108,11 @@ def test_rendering_stops_when_the_client_leaves(
     live_gallery: Gallery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The picture would have a million strips; the client takes the first bytes and goes."""
-    stopped = threading.Event()
+    begun, stopped = threading.Event(), threading.Event()
     render = Field.render_strips
 
     def observed(*arguments: Any) -> Iterator[Any]:
+        begun.set()
         try:
             yield from render(*arguments)
         finally:
@@ -125,5 +126,6 @@ def test_rendering_stops_when_the_client_leaves(
         assert response.status_code == 200
         parts = response.iter_raw()  # held: the connection is closed when it goes
         assert next(parts)
+        assert begun.wait(30)
         assert not stopped.is_set()
     assert stopped.wait(30)

@@ -21,7 +21,7 @@ NO_LIMIT = {
     "The client has gone.", "This scene changes too fast; ask again.", "The disk is full.",
     "This scene has just changed; ask again.", "The database is busy or cannot be reached; try again.",
     "There is no free port on this address.", "The object store doesn't do what it should; try again.",
-    "This upload is being checked by another request.",
+    "This upload is in the hands of another request.",
     "Another process has been upgrading the database for too long.",
     "The check was interrupted; try again.", "No sign of life of this job could be given.",
 }  # fmt: skip

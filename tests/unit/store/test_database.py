@@ -37,10 +37,11 @@ CREATE TABLE progress_events (
 );
 CREATE INDEX ix_progress_events_scene_id ON progress_events (scene_id);
 INSERT INTO scenes VALUES (
-    'a', 'image', 'ready', NULL, NULL, 'Pluto', NULL, NULL, NULL, 40, 30, 3, 8, 99, 'png', 'draft', 'grid',
-    '{}', 0, 0, 2, NULL, '2026-01-01 00:00:00.000000', '2026-01-01 00:00:00.000000'
+    'aaaaaaaaaaaaaaaaaaaaaaaaaa', 'image', 'ready', NULL, NULL, 'Pluto', NULL, NULL, NULL, 40, 30, 3, 8,
+    99, 'png', 'draft', 'grid', '{}', 0, 0, 2, NULL,
+    '2026-01-01 00:00:00.000000', '2026-01-01 00:00:00.000000'
 );
-INSERT INTO progress_events VALUES (7, 'a', '{"step": 1}');
+INSERT INTO progress_events VALUES (7, 'aaaaaaaaaaaaaaaaaaaaaaaaaa', '{"step": 1}');
 """
 # The change that came with shapes, before revisions were written down.
 SHAPES = """
@@ -62,10 +63,11 @@ INSERT INTO scenes SELECT
 DROP TABLE new;
 CREATE INDEX ix_scenes_status ON scenes (status);
 """
+SCENE = "a" * 26
 FILES = {
-    "blobs/scenes/a/original": b"a picture",
-    "blobs/scenes/a/1.acorn": b"the first snapshot",
-    "blobs/scenes/a/2.acorn": b"the second snapshot",
+    f"blobs/scenes/{SCENE}/original": b"a picture",
+    f"blobs/scenes/{SCENE}/1.acorn": b"the first snapshot",
+    f"blobs/scenes/{SCENE}/2.acorn": b"the second snapshot",
 }
 
 
@@ -85,7 +87,7 @@ def test_scenes_of_version_0_1_are_kept_and_shapes_join_them(old_folder: Path) -
     for _ in range(2):  # the second start finds nothing to do
         database = SqliteDatabase(path)
         with database.read() as session:
-            scene = session.get_one(Scene, "a")
+            scene = session.get_one(Scene, SCENE)
             assert (scene.title, scene.width, scene.version, scene.shape) == ("Pluto", 40, 2, None)
             assert session.get_one(ProgressEvent, 7).data == {"step": 1}
             indexes = session.execute(text("SELECT name FROM sqlite_master WHERE type = 'index'")).scalars()
@@ -100,7 +102,7 @@ def test_scenes_of_version_0_1_are_kept_and_shapes_join_them(old_folder: Path) -
     )  # fmt: skip
     with database.write() as session:
         session.add(shape)
-        session.delete(session.get_one(Scene, "a"))
+        session.delete(session.get_one(Scene, SCENE))
     with database.read() as session:
         assert session.get_one(Scene, "b").width is None
         assert session.get(ProgressEvent, 7) is None, "the events still go with their scene"
@@ -109,28 +111,28 @@ def test_scenes_of_version_0_1_are_kept_and_shapes_join_them(old_folder: Path) -
 
 def test_files_of_version_0_1_stay_where_they_are_until_their_scene_is_deleted(old_folder: Path) -> None:
     store = SceneStore(Settings(data=old_folder))
-    assert store.local(store.snapshot("a")).read_bytes() == b"the second snapshot"
-    assert store.original("a").read_bytes() == b"a picture"
+    assert store.local(store.snapshot(SCENE)).read_bytes() == b"the second snapshot"
+    assert store.original(SCENE).read_bytes() == b"a picture"
     assert store.collect(age=0).files == 0
-    store.delete("a")
+    store.delete(SCENE)
     assert not [path for path in (old_folder / "blobs" / "scenes").rglob("*")]
     store.close()
 
 
 def test_a_fit_of_version_0_1_goes_on_from_its_checkpoint(old_folder: Path) -> None:
     work = old_folder / "work"
-    for scene_id in ("a", "gone"):
+    for scene_id in (SCENE, "gone"):
         (work / scene_id).mkdir(parents=True)
         (work / scene_id / "checkpoint").write_bytes(b"a state")
         (work / scene_id / "lock").touch()
     store = SceneStore(Settings(data=old_folder))
-    with store.edit("a") as scene:
+    with store.edit(SCENE) as scene:
         scene.status = Status.FITTING
     store.adopt_old_checkpoints()
-    assert [path.read_bytes() for path in store.checkpoints("a")] == [b"a state"]
+    assert [path.read_bytes() for path in store.checkpoints(SCENE)] == [b"a state"]
     assert not work.exists()
     store.adopt_old_checkpoints()
-    assert len(store.checkpoints("a")) == 1
+    assert len(store.checkpoints(SCENE)) == 1
     store.close()
 
 
@@ -166,5 +168,5 @@ def test_several_processes_may_upgrade_at_once(tmp_path: Path) -> None:
         pool.map(_open, [path] * 4)
     database = SqliteDatabase(path)
     with database.read() as session:
-        assert session.get_one(Scene, "a").title == "Pluto"
+        assert session.get_one(Scene, SCENE).title == "Pluto"
     database.close()
