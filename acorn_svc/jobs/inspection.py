@@ -19,7 +19,7 @@ from acorn_svc.field.state import EncoderName
 from acorn_svc.formats.images import Format as ImageFormat
 from acorn_svc.formats.mesh_pieces import MeshFormat
 from acorn_svc.jobs.process import ORPHANED, Message, end, spawn_child
-from acorn_svc.jobs.words import EXACT, Count, Reason, Words
+from acorn_svc.jobs.words import EXACT, Count, Course, Reason, Words
 from acorn_svc.settings import Settings
 
 MAX_ANSWER_BYTES = 1 << 20
@@ -62,22 +62,11 @@ class Shape:
 
 
 @dataclass(frozen=True, config=EXACT)
-class Finished:
+class Finished(Course):
     """How the fit ended of which a field came; a file doesn't say how long it took."""
 
     stage: Literal["done"]
-    step: Count
-    steps: Count
     seconds: None
-    psnr: float | None
-    iou: float | None
-    blocks: Count
-    parameters: Count
-    bytes: Count
-
-    def to_json(self) -> dict[str, Any]:
-        """The plain values."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, config=EXACT)

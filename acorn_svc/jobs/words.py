@@ -17,13 +17,13 @@ Name = Annotated[str, Field(max_length=4096)]
 
 
 @dataclass(frozen=True, config=EXACT)
-class Reached:
-    """How far the fit has come; see `training.loop.Progress`."""
+class Course:
+    """How far a fit has come, or had; see `training.loop.Progress`."""
 
     stage: Words
     step: Count
     steps: Count
-    seconds: float
+    seconds: float | None
     psnr: float | None
     iou: float | None
     blocks: Count
@@ -33,6 +33,13 @@ class Reached:
     def to_json(self) -> dict[str, Any]:
         """The plain values."""
         return asdict(self)
+
+
+@dataclass(frozen=True, config=EXACT)
+class Reached(Course):
+    """How far the fit has come that says it."""
+
+    seconds: float
 
 
 @dataclass(frozen=True, config=EXACT)
